@@ -449,6 +449,12 @@ def alone(seconds: float, job: str) -> Tries:
     return tries
 
 
+def _steps(said: Sequence[tuple[float, float, str]]) -> int:
+    """How often what was said became something else."""
+    words = [word for _, _, word in said]
+    return sum(a != b for a, b in zip(words, words[1:], strict=False))
+
+
 def slurm_figures(seconds: float, job: str) -> Tries:
     """What Slurm's own commands show, each asked without pause: no two steps of a figure nearer than moments are.
 
@@ -464,10 +470,12 @@ def slurm_figures(seconds: float, job: str) -> Tries:
         "sacct": [*sacct, f"{job},{own}"],
     }
     looks: dict[str, list[tuple[float, float, str]]] = {what: [] for what in asked}
+    told = ("sstat of his", "scontrol")  # Slurm may refuse him hers
     end = time.monotonic() + seconds
+    last = end + 3 * seconds  # beside other tests one mean may be as the one before it
 
     def look(what: str) -> None:
-        while (before := time.monotonic()) < end:
+        while (before := time.monotonic()) < end or (before < last and any(_steps(looks[one]) < 2 for one in told)):
             said = subprocess.run(asked[what], capture_output=True, text=True, check=False).stdout.strip()
             looks[what].append((before, time.monotonic(), said))
 
@@ -483,7 +491,7 @@ def slurm_figures(seconds: float, job: str) -> Tries:
         most = [after[1] - before[0] for before, after in zip(steps, steps[1:], strict=False)]
         tries.bad += [f"{what}: steps at most {one:.1f} s apart" for one in most if one < 9.0]
         seen.append((what, len({one for _, _, one in said}), min(most, default=0.0)))
-        if what in ("sstat of his", "scontrol") and len(steps) < 2:  # Slurm may refuse him hers
+        if what in told and len(steps) < 2:
             tries.bad.append(f"{what}: only {len(steps)} steps, {said[-1:]}")
     tries.more = {"seen": seen}
     return tries

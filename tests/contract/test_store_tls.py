@@ -312,10 +312,24 @@ def test_whoever_shows_no_certificate_is_let_go_within_the_time_of_a_manifest(
     assert not list(workspace(tmp_path / "archive").iterdir())
 
 
+OTHERS: set[int] = set()
+"""What other tests of this process have started: a server that they share, say."""
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    OTHERS.clear()
+    OTHERS.update(_children(os.getpid()))
+
+
+def keepers() -> list[int]:
+    """The processes that keep those that take hand-overs, by their numbers."""
+    return [pid for pid in _children(os.getpid()) if pid not in OTHERS]
+
+
 def working() -> list[int]:
     """The processes that take hand-overs, by their numbers."""
-    below = {int(pid): Path(f"/proc/{pid}/task/{pid}/children").read_text().split() for pid in _children(os.getpid())}
-    return sorted(int(pid) for pids in below.values() for pid in pids)
+    return sorted(one for pid in keepers() for one in _children(pid))
 
 
 def _children(pid: int) -> list[int]:
@@ -371,12 +385,12 @@ def test_what_is_being_taken_when_the_collector_ends_is_completed(
         plain = socket.create_connection(address)
         wire = n2.connect(plain, "localhost")
         wire.sendall(json.dumps(head).encode() + b"\n")
-        for pid in (*_children(os.getpid()), *working()):
+        for pid in (*keepers(), *working()):
             os.kill(pid, signal.SIGTERM)  # as systemd does
         closing = threading.Thread(target=stack.pop_all().close)
         closing.start()
         until(lambda: len(working()) == 1)
-        (keeper,) = _children(os.getpid())
+        (keeper,) = keepers()
         for _ in range(10):  # all of them wait
             closing.join(0.05)
             assert closing.is_alive()
