@@ -62,22 +62,13 @@ class Watching:
 
     def take(self) -> Iterator[Change]:
         """What has changed since the last time, in order."""
-        while True:
-            try:
-                data = os.read(self.fd, READ_B)
-            except BlockingIOError:
-                return
-            at = 0
-            while at < len(data):
-                watch, mask, _, long_b = _EVENT.unpack_from(data, at)
-                name = os.fsdecode(data[at + _EVENT.size : at + _EVENT.size + long_b].rstrip(b"\0"))
-                at += _EVENT.size + long_b
-                if mask & _IN_Q_OVERFLOW:
-                    yield Change(None, "", False)
-                elif mask & _IN_IGNORED:
-                    self._forget(watch)
-                elif watch in self._directories:
-                    yield Change(self._directories[watch], name, bool(mask & _IN_CREATE))
+        for watch, mask, name in _events(self.fd):
+            if mask & _IN_Q_OVERFLOW:
+                yield Change(None, "", False)
+            elif mask & _IN_IGNORED:
+                self._forget(watch)
+            elif watch in self._directories:
+                yield Change(self._directories[watch], name, bool(mask & _IN_CREATE))
 
     def _forget(self, watch: int) -> None:
         """Its directory is gone; another one of that name may be under watch already."""
@@ -128,16 +119,11 @@ class Signs:
     def clear(self) -> bool:
         """What has changed is known from now on; False where nothing has but what is watched."""
         changed, ended = False, set[int]()
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.fd, READ_B):
-                at = 0
-                while at < len(data):
-                    watch, mask, _, long_b = _EVENT.unpack_from(data, at)
-                    at += _EVENT.size + long_b
-                    if mask & _IN_IGNORED:
-                        ended.add(watch)
-                    else:
-                        changed = True
+        for watch, mask, _ in _events(self.fd):
+            if mask & _IN_IGNORED:
+                ended.add(watch)
+            else:
+                changed = True
         self._forget([one for one, (watch, _) in self._watches.items() if watch in ended])
         return changed
 
@@ -161,3 +147,17 @@ def _inotify() -> tuple[ctypes.CDLL, int]:
         hint = "; of this user's processes? see fs.inotify.max_user_instances" if number == errno.EMFILE else ""
         raise OSError(number, os.strerror(number) + hint)
     return libc, fd
+
+
+def _events(fd: int) -> Iterator[tuple[int, int, str]]:
+    """What the kernel has noted and nobody has read: watch, what happened, and to which name in it."""
+    while True:
+        try:
+            data = os.read(fd, READ_B)
+        except BlockingIOError:
+            return
+        at = 0
+        while at < len(data):
+            watch, mask, _, long_b = _EVENT.unpack_from(data, at)
+            at += _EVENT.size + long_b
+            yield watch, mask, os.fsdecode(data[at - long_b : at].rstrip(b"\0"))

@@ -153,13 +153,20 @@ def start(python: str, text: str, rank_server: str, *flags: str) -> subprocess.C
     )
 
 
+def served(tmp_path, python, program):
+    """The program, ended, whose rank handed over to a server of its own: into `ranks`."""
+    place = tmp_path / "s" / "rank server"
+    place.parent.mkdir()
+    rank_server = RankServer(str(place), tmp_path / "ranks", Host())
+    done = start(python, program, str(place))
+    rank_server.close()
+    return done
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_foreign_interpreter_records_regions_with_the_standard_library_alone(tmp_path, version):
     python = interpreter(version)
-    (tmp_path / "s").mkdir()
-    rank_server = RankServer(str(tmp_path / "s" / "rank server"), tmp_path / "ranks", Host())
-    done = start(python, PROGRAM % str(INJECT.parent.parent), str(tmp_path / "s" / "rank server"))
-    rank_server.close()
+    done = served(tmp_path, python, PROGRAM % str(INJECT.parent.parent))
     assert done.stdout == "0 True False False\n", done.stderr
     (data,), problems = read_ranks(tmp_path / "ranks")
     assert problems == []
@@ -171,10 +178,7 @@ def test_a_foreign_interpreter_records_regions_with_the_standard_library_alone(t
 @pytest.mark.parametrize("version", VERSIONS)
 def test_c_marks_in_every_cpython_and_a_kill_loses_nothing(tmp_path, version):
     """Keywords, methods, exceptions, signals, threads, forks, recursion, more calls than there are rows, `kill -9`."""
-    (tmp_path / "s").mkdir()
-    rank_server = RankServer(str(tmp_path / "s" / "rank server"), tmp_path / "ranks", Host())
-    done = start(interpreter(version), BUSY, str(tmp_path / "s" / "rank server"))
-    rank_server.close()
+    done = served(tmp_path, interpreter(version), BUSY)
     assert (done.returncode, done.stdout) == (-9, "True 0\n"), done.stderr
     (data,), problems = read_ranks(tmp_path / "ranks")
     assert (problems, data.whole) == ([], False)
@@ -187,10 +191,7 @@ def test_c_marks_in_every_cpython_and_a_kill_loses_nothing(tmp_path, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_signals_handler_that_raises_leaves_no_call_open_and_the_program_gets_on(tmp_path, version):
-    (tmp_path / "s").mkdir()
-    rank_server = RankServer(str(tmp_path / "s" / "rank server"), tmp_path / "ranks", Host())
-    done = start(interpreter(version), RAISING, str(tmp_path / "s" / "rank server"))
-    rank_server.close()
+    done = served(tmp_path, interpreter(version), RAISING)
     assert int(done.stdout) > 50, done.stderr
     (data,), problems = read_ranks(tmp_path / "ranks")
     rows = [tuple(data.calls[at : at + 3]) for at in range(0, len(data.calls), 3)]

@@ -7,22 +7,29 @@ import os
 import select
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from perun_hpc.process.watching import Change, Signs, Watching
 
+Kind = TypeVar("Kind", Watching, Signs)
 
-@pytest.fixture
-def watching() -> Iterator[Watching]:
+
+def opened(kind: type[Kind]) -> Iterator[Kind]:
     try:
-        found = Watching()
+        found = kind()
     except OSError as error:
         if error.errno == errno.EMFILE:
             pytest.skip(f"others have all that the kernel gives this user: {error}")
         raise
     yield found
     found.close()
+
+
+@pytest.fixture
+def watching() -> Iterator[Watching]:
+    yield from opened(Watching)
 
 
 def test_what_is_made_and_removed_is_told_in_order(watching: Watching, tmp_path: Path) -> None:
@@ -68,14 +75,7 @@ def test_the_kernel_has_back_what_is_closed_or_what_nobody_has_any_more(watching
 
 @pytest.fixture
 def signs() -> Iterator[Signs]:
-    try:
-        found = Signs()
-    except OSError as error:
-        if error.errno == errno.EMFILE:
-            pytest.skip(f"others have all that the kernel gives this user: {error}")
-        raise
-    yield found
-    found.close()
+    yield from opened(Signs)
 
 
 def heard(signs: Signs) -> bool:
