@@ -4,15 +4,13 @@ Two processes, each in a cgroup of its own, hand a byte to each other on one CPU
 between cgroups: the worst case. Compared is the CPU time of both for a round trip, without events and with a group of
 three for each cgroup on each CPU, as `perf_event_open` opens it with PERF_FLAG_PID_CGROUP; and what it takes to open,
 read and close them. Where the processor has no counters (virtual machines) the events are the kernel's own: task clock,
-context switches, page faults. Nothing of perun's opens any; docs/method.md says why.
+context switches, page faults. Nothing of perun's counts a job so; docs/method.md says why.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import platform
 import resource
 import statistics
 import struct
@@ -21,9 +19,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from perun_hpc.process import confine
+
 ROUNDS = 15
 TRIPS = 20_000
-SYSCALL = {"x86_64": 298, "aarch64": 241}
 HARDWARE, SOFTWARE = 0, 1
 SETS = {
     "hardware": [(HARDWARE, 0), (HARDWARE, 1), (HARDWARE, 3)],
@@ -47,12 +46,7 @@ def opened(event: tuple[int, int], pid: int, cpu: int, group: int, flags: int) -
     kind, config = event
     attr = bytearray(ATTR_BYTES)
     struct.pack_into("IIQQQQQ", attr, 0, kind, ATTR_BYTES, config, 0, 0, READ_FORMAT, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(bytes(attr), ATTR_BYTES)
-    number = int(libc.syscall(SYSCALL[platform.machine()], buffer, pid, cpu, group, flags))
-    if number < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return number
+    return confine.perf_event_open(bytes(attr), pid, cpu, group, flags)
 
 
 def kind_of_events() -> str:

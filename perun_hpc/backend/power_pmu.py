@@ -204,7 +204,7 @@ def _open_event(kind: int, config: int, cpu: int, leader: int) -> int:
     """perf_event_open(2); the leader waits to be enabled, and others count with it."""
     attr = bytearray(_ATTR_B)
     struct.pack_into("=IIQQQQQ", attr, 0, kind, _ATTR_B, config, 0, 0, _GROUP, _DISABLED if leader < 0 else 0)
-    return confine.perf_event_open(bytes(attr), cpu, leader, _CLOEXEC)
+    return confine.perf_event_open(bytes(attr), -1, cpu, leader, _CLOEXEC)
 
 
 @dataclass

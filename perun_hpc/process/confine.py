@@ -183,8 +183,9 @@ def write_only(places: Iterable[Path]) -> None:
         os.close(ruleset)
 
 
-def perf_event_open(attr: bytes, cpu: int, leader: int, flags: int) -> int:
-    """A descriptor of an event of all processes on a CPU, in the group of `leader` (-1: it leads one); before `deny`.
+def perf_event_open(attr: bytes, pid: int, cpu: int, leader: int, flags: int) -> int:
+    """A descriptor of an event of a process or cgroup (-1: of all) on a CPU, in the group of `leader` (-1: it leads
+    one); before `deny`.
 
     OSError as perf_event_open(2) says.
     """
@@ -192,7 +193,7 @@ def perf_event_open(attr: bytes, cpu: int, leader: int, flags: int) -> int:
     if numbers is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     buffer = ctypes.create_string_buffer(attr, len(attr)) if _LIBC is not None else None
-    return _checked(_libc().syscall(numbers["perf_event_open"], buffer, -1, cpu, leader, ctypes.c_ulong(flags)))
+    return _checked(_libc().syscall(numbers["perf_event_open"], buffer, pid, cpu, leader, ctypes.c_ulong(flags)))
 
 
 def program(machine: str, calls: Iterable[str]) -> bytes:

@@ -33,7 +33,7 @@ POLICY = "sampling:\n  interval: 100 ms\nsensors:\n  power_pmu: {}\n"
 def _opens() -> bool:
     attr = (1).to_bytes(4, "little") + (128).to_bytes(4, "little") + bytes(120)
     try:
-        os.close(confine.perf_event_open(attr, 0, -1, 0))
+        os.close(confine.perf_event_open(attr, -1, 0, -1, 0))
     except OSError:
         return False
     return True
