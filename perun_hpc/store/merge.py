@@ -81,6 +81,9 @@ def finalise(
         if not held:
             return Merged("busy", {}, ())
         plan = create.read_plan(job_dir)
+        tracks = create.tracks(job_dir, plan)
+        if not tracks:  # the node that came first is at work, or died between its plan and its track
+            return Merged("empty", {}, tuple(expected_nodes))
         marks = newest_marks(job_dir)
         expected = tuple(expected_nodes) or plan.nodes
         late = deadline_ns is not None and now_ns >= deadline_ns
@@ -89,7 +92,7 @@ def finalise(
         missing = tuple([node for node in expected if node not in present])
         state = _state(nodes, late)
         tables.write(job_dir, records)
-        _write(job_dir, plan, marks, nodes, state, now_ns)
+        _write(job_dir, plan, tracks, marks, nodes, state, now_ns)
         return Merged(state, nodes, missing)
 
 
@@ -173,13 +176,21 @@ def _state(nodes: Mapping[str, str], late: bool) -> str:
     return "open" if waiting and not late else "partial"
 
 
-def _write(job_dir: Path, plan: Plan, marks: Marks, nodes: Mapping[str, str], state: str, now_ns: int) -> None:
+def _write(
+    job_dir: Path,
+    plan: Plan,
+    tracks: Sequence[Track],
+    marks: Marks,
+    nodes: Mapping[str, str],
+    state: str,
+    now_ns: int,
+) -> None:
     """Everything but the root's document, then that: readers of consolidated metadata see one state or the other."""
     store = job_dir / layout.STORE
     everything: dict[str, Json] = tables.documents(job_dir)
     recoded = (job_dir / layout.RECODED).exists()
     root: Json = layout.group_document({**plan.attributes, "state": state})
-    for track in create.tracks(job_dir, plan):
+    for track in tracks:
         own = marks.get(track.group, {})
         horizon = (now_ns + AHEAD_NS) // track.period_ns
         origin = track.origin

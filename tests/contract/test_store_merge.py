@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -270,6 +271,20 @@ def test_a_store_whose_creator_died_half_way_is_completed_by_the_merge(tmp_path:
     for name, values in before.items():
         np.testing.assert_array_equal(after[name], values)
     assert job_store.open_job(job).energy_channel.values[0] == "package-0"
+
+
+def test_a_store_whose_creator_died_before_its_track_is_empty_until_a_node_comes(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    node(tmp_path, "n0", nodes=NODES[:2])
+    for path in job.iterdir():
+        if path.name != layout.PLAN:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    merged = job_store.finalise(job, NODES[:2], NOW, deadline_ns=NOW, records=(record(1, stored=True),))
+    assert merged == job_store.Merged("empty", {}, NODES[:2]) and os.listdir(job) == [layout.PLAN]  # noqa: PTH208
+    node(tmp_path, "n1", nodes=NODES[:2])
+    merged = job_store.finalise(job, NODES[:2], NOW, deadline_ns=NOW)
+    assert (merged.state, merged.missing) == ("partial", ("n0",))
+    assert not np.isnan(job_store.open_job(job).energy.sel(node="n1").values[:, :900]).any()
 
 
 def test_a_plan_of_a_clock_in_1970_does_not_fill_the_archive_with_times(tmp_path: Path) -> None:

@@ -333,9 +333,11 @@ def working() -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    return [
-        int(one) for tasks in Path(f"/proc/{pid}/task").iterdir() for one in (tasks / "children").read_text().split()
-    ]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def until(true: Callable[[], bool]) -> None:
