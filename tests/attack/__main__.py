@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,8 +20,8 @@ HEAD = """# Attacks
 
 What a second user, with an account and jobs on the same nodes, tried against the jobs of others, against the service
 and against root, on a four-node Slurm {slurm} in namespaces of one machine with two cores; and what fuzzers fed to
-everything that reads bytes of somebody else's. Made by `make attack`, last on {date}; rows that were
-not tried again then are older. `python -m tests.attack NAME` runs one line alone, `--write` puts it here.
+everything that reads bytes of somebody else's. Made by `make attack`; *of* is the day and the commit of which a row is.
+`python -m tests.attack NAME` runs one line alone, `--write` puts it here.
 What it all rests on is written in [security.md](security.md).
 
 *n* is the number of tries or inputs. Jobs of the first user ran on the same node during each attack: none may fail, and
@@ -113,7 +112,7 @@ def main() -> int:
         print(table.row(name, row), flush=True)
     if chosen.write:
         slurm = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=False).stdout.split()
-        head = HEAD.format(slurm=slurm[-1] if slurm else "", date=datetime.date.today().isoformat())
+        head = HEAD.format(slurm=slurm[-1] if slurm else "")
         page = PAGE.read_text() if PAGE.exists() else ""
         attacks = table.merged(table.HEAD, dict(map(table.cells, results)), page, [*CASES, *C_FUZZERS])
         PAGE.write_text(head + attacks + FUZZERS_HEAD + table.merged(progress.HEAD, rows, page, list(FUZZERS)))

@@ -18,6 +18,7 @@ from pathlib import Path
 import grimp
 
 from tests.attack.fuzz import Run, Target, run
+from tests.stamp import stamp
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".fuzz"
@@ -25,7 +26,7 @@ BLOCK_S = 20.0
 """Inputs are claimed in blocks of about this time."""
 LEAST, MOST = 200, 100_000
 """Inputs of a block."""
-HEAD = ("fuzzer", "fed", "code", "inputs:", "refused:", "memory:", "a second:", "earlier code:", "findings")
+HEAD = ("fuzzer", "fed", "code", "inputs:", "refused:", "memory:", "a second:", "earlier code:", "findings", "of")
 
 
 @dataclass
@@ -176,7 +177,7 @@ def broken(target: Target, seed: int, folder: Path = FOLDER) -> list[str]:
 
 
 def row(target: Target, seed: int, folder: Path = FOLDER) -> tuple[str, ...]:
-    """The cells of `HEAD` for a target, without its name."""
+    """The cells of `HEAD` for a target that was just fed, without its name."""
     progress = read(target, seed, folder)
     now = version(target.code)
     tally = progress.of(now)
@@ -190,4 +191,5 @@ def row(target: Target, seed: int, folder: Path = FOLDER) -> tuple[str, ...]:
         f"{tally.inputs / tally.seconds:,.0f}" if tally.seconds else "",
         f"{earlier:,}",
         f"**{'; '.join(broken(target, seed, folder))}**" if broken(target, seed, folder) else "none",
+        stamp(),
     )

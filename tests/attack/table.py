@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-HEAD = ("attack", "tried", "n:", "outcome", "held")
+from tests.stamp import stamp
+
+HEAD = ("attack", "tried", "n:", "outcome", "held", "of")
 """A column's title; one that ends in a colon is a number's."""
 
 
@@ -21,8 +23,8 @@ class Result:
 
 
 def cells(one: Result) -> tuple[str, tuple[str, ...]]:
-    """Name and cells of a result."""
-    return one.name, (one.tried, f"{one.n:,}", one.outcome, "yes" if one.held else "**no**")
+    """Name and cells of a result, as of now."""
+    return one.name, (one.tried, f"{one.n:,}", one.outcome, "yes" if one.held else "**no**", stamp())
 
 
 def row(name: str, values: Sequence[str]) -> str:

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 
 from tests.dates.moments import Moment
 from tests.junit import Result
+from tests.stamp import stamp
 
-HEAD = "| moment | begins | zone | tests | n | passed | failed | skipped |\n|---|---|---|---|--:|--:|---|---|"
+HEAD = "| moment | begins | zone | tests | n | passed | failed | skipped | of |\n|---|---|---|---|--:|--:|---|---|---|"
 
 
 def row(moment: Moment, result: Result, folders: Sequence[str]) -> str:
-    """One line of the table."""
+    """One line of the table, as of now."""
     failed = f"{len(result.failed)}: {', '.join(result.failed)}" if result.failed else "0"
     passed = f"{result.passed:,}" + (f", of them {len(result.again)} only alone" if result.again else "")
     skipped = "; ".join(f"{n}: {why}" for why, n in sorted(result.skipped.items())) or "0"
     begins = f"{moment.begin:%Y-%m-%d %H:%M}"
     cells = [f"{moment.name} ({moment.what})", begins, moment.zone, ", ".join(folders), f"{result.n:,}"]
-    return f"| {' | '.join(cell.replace('|', '/') for cell in [*cells, passed, failed, skipped])} |"
+    return f"| {' | '.join(cell.replace('|', '/') for cell in [*cells, passed, failed, skipped, stamp()])} |"
 
 
 def rows(page: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from devcluster import ClusterError
 from tests.faults import load
 from tests.faults.catalogue import Fault
 from tests.faults.ground import Ground, repeated
+from tests.stamp import stamp
 
 SETTLE_S = 90.0
 QUIET_S = 12.0
@@ -52,11 +53,12 @@ class Result:
     recovered_s: float | None = None
     audit: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    of: str = ""
 
 
 def measure(ground: Ground, fault: Fault, count: int, control: bool = False) -> Result:
     """Try a fault with `count` jobs; `control` switches perun off, to see what Slurm does without it."""
-    result = Result(fault.name, control)
+    result = Result(fault.name, control, of=stamp())
     begin = time.monotonic()
     ground.cluster.wait_idle()
     switch = ground.cluster.etc_perun / "disable"

@@ -9,7 +9,17 @@ from collections.abc import Mapping, Sequence
 from tests.faults.catalogue import FAULTS
 from tests.faults.measure import Result, percentile
 
-HEAD = ("fault", "jobs", "failed", "requeued", "nodes lost", "hook p50 / p99 / max ms (n)", "records", "recovered")
+HEAD = (
+    "fault",
+    "jobs",
+    "failed",
+    "requeued",
+    "nodes lost",
+    "hook p50 / p99 / max ms (n)",
+    "records",
+    "recovered",
+    "of",
+)
 
 
 def markdown(results: Sequence[Result], controls: Mapping[str, Result], page: str = "") -> str:
@@ -62,7 +72,7 @@ def _cells(result: Result, control: Result | None) -> list[str]:
     if result.audit:
         recovered += f", audit {len(result.audit)}"
     jobs = f"{result.jobs} + {result.beside}"
-    return [result.name, jobs, failed, requeued, bad, hooks(result), ", ".join(records), recovered]
+    return [result.name, jobs, failed, requeued, bad, hooks(result), ", ".join(records), recovered, result.of]
 
 
 def hooks(result: Result) -> str:

@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from tests import junit
 from tests.matrix import roots, short, skips, table
 from tests.matrix.roots import RELEASES, Release, RootError
+from tests.stamp import stamp
 
 KEPT = roots.CHECKOUT / "build" / "matrix"
 PAGE = roots.CHECKOUT / "docs" / "matrix.md"
@@ -87,23 +87,24 @@ def matrix(chosen: Sequence[Release], tests: Sequence[str], write: bool) -> int:
                 KEPT.mkdir(parents=True, exist_ok=True)
                 kept = KEPT / f"{release.name}.json"
                 rows = json.loads(kept.read_text())["rows"] if kept.exists() else {}
-                kept.write_text(json.dumps({"versions": versions, "rows": {**rows, test: asdict(result)}}, indent=1))
+                rows[test] = {**asdict(result), "of": stamp()}
+                kept.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1))
     if write:
         write_page()
     return int(bad)
 
 
 def write_page() -> None:
-    """Put the newest results of all releases into the page."""
-    head, _, _ = PAGE.read_text().partition(MARK)
-    columns = [table.column(release, json.loads(path.read_text())) for release, path in kept_files()]
+    """Put the newest results of all releases into the page; what was not tried here stays as it stands there."""
+    head, _, page = PAGE.read_text().partition(MARK)
+    columns = [column for release in RELEASES if (column := newest(release, page)) is not None]
     PAGE.write_text(head + MARK + table.markdown(columns, TARGETS))
 
 
-def kept_files() -> list[tuple[Release, Path]]:
-    """The newest results of each release that has any."""
-    found = [(release, KEPT / f"{release.name}.json") for release in RELEASES]
-    return [(release, path) for release, path in found if path.exists()]
+def newest(release: Release, page: str) -> table.Column | None:
+    """What is known of a release, if anything: by the file of its runs, else by an earlier page."""
+    path, before = KEPT / f"{release.name}.json", table.former(release, page)
+    return table.column(release, json.loads(path.read_text()), before) if path.exists() else before
 
 
 def main() -> int:

@@ -14,34 +14,49 @@ NOTES = "| release | tests | what was skipped, and what failed |\n|---|---|---|"
 
 @dataclass(frozen=True)
 class Column:
-    """A release, the versions found in its root, and what each target gave there."""
+    """A release as the page shows it: the versions found in its root, and by target its cell and its notes' rows."""
 
-    release: Release
-    versions: Mapping[str, str]
-    results: Mapping[str, Result]
+    title: str
+    others: str
+    cells: Mapping[str, str]
+    notes: Mapping[str, tuple[str, ...]]
 
 
-def column(release: Release, kept: Mapping[str, Any]) -> Column:
-    """Read what a run left in its file."""
-    rows = {
-        test: Result(one["passed"], tuple(one["failed"]), one["skipped"], tuple(one["again"]))
-        for test, one in kept["rows"].items()
-    }
-    return Column(release, kept["versions"], rows)
+def column(release: Release, kept: Mapping[str, Any], before: Column | None = None) -> Column:
+    """Read what a run left in its file; targets that it did not try are as they were `before`."""
+    versions = kept["versions"]
+    cells, notes = (dict(before.cells), dict(before.notes)) if before else ({}, {})
+    for test, one in kept["rows"].items():
+        result = Result(one["passed"], tuple(one["failed"]), one["skipped"], tuple(one["again"]))
+        cells[test] = f"{cell(result)}; {one['of']}"
+        notes[test] = _notes(release, test, result)
+    title = f"{release.title}: Slurm {versions['slurmctld']}, Python {versions['python3']}"
+    return Column(title, f"- {release.title} also has {_others(versions)}.", cells, notes)
+
+
+def former(release: Release, page: str) -> Column | None:
+    """A release's column of an earlier page, if it has one."""
+    lines = page.splitlines()
+    rows = [line.strip("|").split("|") for line in lines if line.startswith(("| tests |", "| `"))]
+    titles = [title.strip() for title in rows[0]] if rows else []
+    at = next((n for n, title in enumerate(titles) if title.startswith(f"{release.title}: ")), None)
+    if at is None:
+        return None
+    cells = {row[0].strip(" `"): row[at].strip() for row in rows[1:] if row[at].strip()}
+    notes = {test: tuple(line for line in lines if line.startswith(_place(release, test))) for test in cells}
+    others = next((line for line in lines if line.startswith(f"- {release.title} also has ")), "")
+    return Column(titles[at], others, cells, notes)
 
 
 def markdown(columns: Sequence[Column], order: Sequence[str]) -> str:
     """The table, and below it what was skipped and what failed."""
-    versions = [
-        f"{one.release.title}: Slurm {one.versions['slurmctld']}, Python {one.versions['python3']}" for one in columns
-    ]
-    lines = [f"| tests | {' | '.join(versions)} |", f"|---|{'---|' * len(columns)}"]
+    lines = [f"| tests | {' | '.join(one.title for one in columns)} |", f"|---|{'---|' * len(columns)}"]
     for test in order:
-        cells = [cell(one.results[test]) if test in one.results else "" for one in columns]
+        cells = [one.cells.get(test, "") for one in columns]
         if any(cells):
             lines.append(f"| `{test}` | {' | '.join(cells)} |")
-    lines += ["", *(f"- {one.release.title} also has {others(one)}." for one in columns)]
-    notes = [note for one in columns for note in _notes(one, order)]
+    lines += ["", *(one.others for one in columns)]
+    notes = [note for one in columns for test in order for note in one.notes.get(test, ())]
     return "\n".join([*lines, *(["", NOTES, *notes] if notes else []), ""])
 
 
@@ -55,19 +70,18 @@ def cell(result: Result) -> str:
     return ", ".join(words)
 
 
-def others(one: Column) -> str:
+def _others(versions: Mapping[str, str]) -> str:
     """The versions of everything but Slurm and Python."""
     names = {"mariadb-server": "MariaDB", "munge": "munge", "openmpi-bin": "Open MPI"}
-    return ", ".join(f"{title} {one.versions[name]}" for name, title in names.items() if name in one.versions)
+    return ", ".join(f"{title} {versions[name]}" for name, title in names.items() if name in versions)
 
 
-def _notes(one: Column, order: Sequence[str]) -> list[str]:
+def _notes(release: Release, test: str, result: Result) -> tuple[str, ...]:
     """What was skipped, and what failed, a row each."""
-    found = []
-    for test in order:
-        if test in one.results:
-            result = one.results[test]
-            words = [f"{n} skipped: {why}" for why, n in result.skipped.items()]
-            words += [f"failed: `{name}`" for name in result.failed]
-            found += [f"| {one.release.title} | `{test}` | {word.replace('|', '/')} |" for word in words]
-    return found
+    words = [f"{n} skipped: {why}" for why, n in result.skipped.items()]
+    words += [f"failed: `{name}`" for name in result.failed]
+    return tuple(f"{_place(release, test)}{word.replace('|', '/')} |" for word in words)
+
+
+def _place(release: Release, test: str) -> str:
+    return f"| {release.title} | `{test}` | "

@@ -9,6 +9,7 @@ import pytest
 from tests import junit
 from tests.dates import table
 from tests.dates.moments import Moment, change, leap_day, moments, new_year
+from tests.stamp import stamp
 
 NOW = datetime(2026, 11, 29, 14, tzinfo=UTC)
 
@@ -46,6 +47,6 @@ def test_a_row_names_what_failed_and_why_others_were_skipped() -> None:
     moment = Moment("leap-day", "a 29 February", datetime(2028, 2, 29, 12, tzinfo=UTC), "UTC")
     first = junit.Result(4, ("a.py::b", "a.py::c"), {"no gcc": 2})
     row = table.row(moment, junit.run_alone(first, junit.Result(1, ("a.py::b",), {})), ["unit"])
-    cells = "unit | 8 | 5, of them 1 only alone | 1: a.py::b | 2: no gcc"
+    cells = f"unit | 8 | 5, of them 1 only alone | 1: a.py::b | 2: no gcc | {stamp()}"
     assert row == f"| leap-day (a 29 February) | 2028-02-29 12:00 | UTC | {cells} |"
     assert table.rows(f"{table.HEAD}\n{row}\n") == {"leap-day": row}

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from tests.junit import Result
 from tests.matrix import short, skips, table
 from tests.matrix.roots import CHECKOUT, RELEASES
 
@@ -20,26 +19,34 @@ def test_a_column_shows_what_passed_failed_and_was_skipped() -> None:
     kept = {
         "versions": VERSIONS,
         "rows": {
-            "a.py": {"passed": 3, "failed": [], "skipped": {}, "again": ["a.py::x"]},
-            "b.py": {"passed": 1, "failed": ["b.py::y"], "skipped": {"no pmix": 2}, "again": []},
+            "a.py": {"passed": 3, "failed": [], "skipped": {}, "again": ["a.py::x"], "of": "day, abc"},
+            "b.py": {"passed": 1, "failed": ["b.py::y"], "skipped": {"no pmix": 2}, "again": [], "of": "day, def"},
         },
     }
     page = table.markdown([table.column(RELEASES[1], kept)], ["b.py", "c.py", "a.py"])
     assert page == (
         "| tests | Debian 13: Slurm 24.11.5, Python 3.13.5 |\n|---|---|\n"
-        "| `b.py` | 1 passed, **1 failed**, 2 skipped |\n| `a.py` | 3 passed (1 of them only alone) |\n\n"
+        "| `b.py` | 1 passed, **1 failed**, 2 skipped; day, def |\n"
+        "| `a.py` | 3 passed (1 of them only alone); day, abc |\n\n"
         "- Debian 13 also has munge 0.5.16.\n\n"
         "| release | tests | what was skipped, and what failed |\n|---|---|---|\n"
         "| Debian 13 | `b.py` | 2 skipped: no pmix |\n| Debian 13 | `b.py` | failed: `b.py::y` |\n"
     )
 
 
-def test_a_cell_that_was_not_run_is_empty() -> None:
+def test_a_cell_that_was_not_run_is_empty_or_as_the_page_had_it() -> None:
+    a, b = ({"passed": n, "failed": [], "skipped": {f"why {n}": n}, "again": [], "of": "then"} for n in (1, 2))
     columns = [
-        table.Column(RELEASES[0], VERSIONS, {"a.py": Result(1, (), {})}),
-        table.Column(RELEASES[1], VERSIONS, {}),
+        table.column(RELEASES[0], {"versions": VERSIONS, "rows": {"a.py": a, "b.py": a}}),
+        table.column(RELEASES[1], {"versions": VERSIONS, "rows": {"a.py": a}}),
     ]
-    assert "| `a.py` | 1 passed |  |" in table.markdown(columns, ["a.py"])
+    page = table.markdown(columns, ["a.py", "b.py"])
+    assert "| `b.py` | 1 passed, 1 skipped; then |  |" in page
+    kept = [table.former(release, page) for release in RELEASES]
+    assert kept == [*columns, None]
+    again = table.column(RELEASES[1], {"versions": VERSIONS, "rows": {"b.py": {**b, "of": "now"}}}, kept[1])
+    assert again.cells == {"a.py": "1 passed, 1 skipped; then", "b.py": "2 passed, 2 skipped; now"}
+    assert [len(rows) for rows in again.notes.values()] == [1, 1]
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)

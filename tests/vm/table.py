@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.stamp import stamp
+
 HEAD = "| step | what | | s | found |\n|---|---|---|--:|---|"
 
 
 def markdown(name: str, title: str, rows: Sequence[Mapping[str, Any]], minutes: float) -> str:
-    """One scenario's part of the page: its steps in their order."""
+    """One scenario's part of the page, as of now: its steps in their order."""
     failed = sum(not row["ok"] for row in rows)
-    outcome = f"{len(rows)} steps, {failed or 'none'} failed, {minutes:.0f} min"
+    outcome = f"{len(rows)} steps, {failed or 'none'} failed, {minutes:.0f} min; {stamp()}"
     return "\n".join([f"### {name}: {title}", "", f"{outcome}.", "", HEAD, *map(_row, rows)]) + "\n"
 
 
