@@ -14,7 +14,7 @@ from perun_hpc.cli import logs, progress
 from perun_hpc.comm import Comm
 from perun_hpc.config.user import UserSettings, load, settings
 from perun_hpc.data_model.wording import count
-from perun_hpc.errors import NotFoundError, UsageError
+from perun_hpc.errors import ConfigError, NotFoundError, UsageError
 from perun_hpc.monitoring import callbacks
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.monitor import DEFAULT_SENSORS, MonitorStatus, PerunMonitor
@@ -38,8 +38,22 @@ class Session:
 
     @classmethod
     def load(cls, file: Path | None, overrides: Mapping[str, object], live_files: tuple[str, ...] = ()) -> Session:
-        """A session with the configuration in force."""
-        return cls(load(file, overrides), live_files)
+        """A session with the configuration in force.
+
+        Raises
+        ------
+        ConfigError
+            For what the configuration says wrongly; a country without a figure is known here, not after the run.
+        """
+        session = cls(load(file, overrides), live_files)
+        if isinstance(country := session.settings.emissions_factor, str):
+            from perun_hpc.energy import footprint  # most runs state none
+
+            try:
+                footprint.national_intensity(country)
+            except NotFoundError as error:
+                raise ConfigError(f"emissions_factor: {error}") from error
+        return session
 
     def run_command(
         self,

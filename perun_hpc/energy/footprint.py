@@ -242,7 +242,7 @@ def national_intensity(country: str) -> Factor:
             note = f"{row['stage']}, average, of what is generated there, without trade, without the grid's losses"
             return constant(float(row["g_per_kwh"]), row["source"], row["year"], note)
     raise NotFoundError(
-        f"no carbon intensity for country {country!r}: use its three-letter code, or give your own factor"
+        f"no carbon intensity for country {country!r}: use its three letters, as in DEU, or your own g/kWh"
     )
 
 

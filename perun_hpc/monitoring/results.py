@@ -172,8 +172,8 @@ def own_share(host: DataNode, cpu_ns: int) -> dict[str, Any] | None:
 
     Returns
     -------
-    `cpu_ns`, `busy_ns` of all CPUs in the same time, `energy_j` and its provenance where the CPUs' is known; None where
-    their utilisation is not.
+    `cpu_ns`, `busy_ns` of all CPUs in the same time, `energy_j` and its provenance where the CPUs' is known,
+    `uncertainty_j` (k=1, of the sensors alone) where that is; None where their utilisation is not.
     """
     busy, runtime, cpus = host.value(MetricType.CPU_UTIL), host.value(MetricType.RUNTIME), host.metadata["cpus"]
     if busy is None or runtime is None:
@@ -185,6 +185,8 @@ def own_share(host: DataNode, cpu_ns: int) -> dict[str, Any] | None:
     if isinstance(energy, Metric) and busy_ns:
         share["energy_j"] = energy.value * cpu_ns / busy_ns
         share["provenance"] = worst((energy.provenance, "modelled"))
+        if energy.uncertainty is not None:
+            share["uncertainty_j"] = energy.uncertainty * cpu_ns / busy_ns
     return share
 
 
@@ -348,7 +350,12 @@ def _outside(energy: Metric | Stats | None, settings: UserSettings) -> tuple[lis
     found = footprint.footprint([footprint.Piece(0, 1, round(energy.value * 1e6))], factors, at_wall=False)
     emitted = found.co2_location_g if found.co2_life_cycle_g is None else found.co2_life_cycle_g
     amounts = ((MetricType.MONEY, found.cost), (MetricType.CO2, emitted))
-    metrics = [Metric(kind, amount, provenance=energy.provenance) for kind, amount in amounts if amount is not None]
+    doubt = energy.uncertainty / energy.value if energy.uncertainty is not None and energy.value > 0 else None
+    metrics = [
+        Metric(kind, amount, uncertainty=None if doubt is None else amount * doubt, provenance=energy.provenance)
+        for kind, amount in amounts
+        if amount is not None
+    ]
     return metrics, (*found.sources, *unknown)
 
 

@@ -6,6 +6,7 @@ import configparser
 
 import pytest
 
+from perun_hpc.cli.session import Session
 from perun_hpc.config.option import explained
 from perun_hpc.config.user import OPTIONS, UserSettings, defaults, load, settings, stated
 from perun_hpc.errors import ConfigError
@@ -117,6 +118,12 @@ def test_a_foreign_parser_is_checked_when_it_is_frozen():
     parser.set("post-processing", "pue", "0")
     with pytest.raises(ConfigError, match=r"configuration, \[post-processing\] pue: '0' is not allowed"):
         settings(parser)
+
+
+def test_a_country_without_a_figure_is_said_before_the_start():
+    with pytest.raises(ConfigError, match="emissions_factor: no carbon intensity for country 'XYZ': use its three"):
+        Session.load(None, {"emissions_factor": "xyz"})
+    assert Session.load(None, {"emissions_factor": "deu"}).settings.emissions_factor == "DEU"
 
 
 def test_every_default_is_written_as_it_is_read():

@@ -125,8 +125,8 @@ def test_a_bound_above_the_energy_and_one_that_is_not_known_are_said_in_words(tm
     few = text.render(tree_of(1, tmp_path=tmp_path), chosen(tmp_path, joule=""))
     assert "The 2 hosts used at most 7.00 J (k=2, measured; CPU package) while" in few
     unknown = tree_of(1000, tmp_path=tmp_path)
-    for run in unknown.walk(NodeType.RUN):
-        run.metrics[MetricType.ENERGY] = replace(run.metrics[MetricType.ENERGY], uncertainty=None)
+    for one in [*unknown.walk(NodeType.RUN), *unknown.walk(NodeType.NODE)]:
+        one.metrics[MetricType.ENERGY] = replace(one.metrics[MetricType.ENERGY], uncertainty=None)
     assert "used 3000 J (bounds not known, measured; CPU package)" in text.render(unknown, chosen(tmp_path, joule=""))
     assert history.doubt(unknown) is None
 
@@ -255,6 +255,24 @@ def test_a_country_that_is_not_known_costs_the_co2_alone(tmp_path):
     (run, *_) = tree_of(3.6e6, tmp_path=tmp_path, emissions_factor="XYZ", price_factor=1).walk(NodeType.RUN)
     assert (run.value(MetricType.CO2), run.value(MetricType.MONEY)) == (None, 3)
     assert "no carbon intensity for country 'XYZ'" in run.metadata["factors"][-1]
+
+
+def test_what_the_host_used_stands_apart_from_what_a_pue_adds(tmp_path):
+    stated = {"pue": 1.5, "price_factor": 3.6e6, "price_unit": "EUR"}
+    tree = tree_of(10, tmp_path=tmp_path, **stated)
+    shown = text.summary(tree, list(tree.walk(NodeType.RUN)), chosen(tmp_path, **stated))
+    assert "The 2 hosts used 30.0 J ± 4.00 J (k=2, measured; CPU package) while the application ran" in shown
+    assert shown.endswith(" s; with PUE 1.5 45.0 J ± 6.00 J: 45 EUR.")
+
+
+def test_what_follows_from_an_upper_bound_is_one(tmp_path):
+    stated = {"price_factor": 3.6e6, "price_unit": "EUR", "emissions_factor": 3.6e6}
+    tree = tree_of(1, tmp_path=tmp_path, **stated)  # 3 J, of which 4 may be wrong
+    assert "at most 7.00 J" in text.render(tree, chosen(tmp_path, **stated))
+    assert ": at most 7 EUR, at most 7 g CO2." in text.render(tree, chosen(tmp_path, **stated))
+    doubtful = {"cpu_ns": 10**9, "busy_ns": 4 * 10**9, "energy_j": 2.5, "uncertainty_j": 1.5, "provenance": "estimated"}
+    assert "that part is at most 5.50 J (estimated: by CPU time" in own_tree(tmp_path, doubtful)
+    assert "that part is 2.50 J (estimated: by CPU time" in own_tree(tmp_path, {**doubtful, "uncertainty_j": 1.0})
 
 
 def lines_of(tree: DataNode, settings) -> list[list[str]]:
@@ -389,5 +407,7 @@ def test_the_own_share_is_cpu_time_over_what_all_processors_worked():
     assert own_share(one, 10**9)["energy_j"] == 2.0
     assert own_share(one, 10**9)["provenance"] == "modelled"
     assert own_share(one, 10**10)["energy_j"] == 8.0
+    one.metrics[MetricType.CPU_ENERGY] = Metric(MetricType.CPU_ENERGY, 8.0, uncertainty=1.0)
+    assert own_share(one, 10**9)["uncertainty_j"] == 0.25
     one.metrics[MetricType.CPU_ENERGY] = Metric(MetricType.CPU_ENERGY, 8.0, provenance="estimated")
     assert own_share(one, 0) == {"cpu_ns": 0, "busy_ns": 4 * 10**9, "energy_j": 0.0, "provenance": "estimated"}

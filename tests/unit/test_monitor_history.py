@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -71,12 +72,18 @@ def test_a_sum_has_bounds_and_the_same_sensors_err_in_all_runs():
         (run(110.0), [run(100.0)], "Beside the run before: +10.0 % energy, more than they explain."),
         (run(110.0, 6.0), [run(100.0)], "within the uncertainties"),
         (run(110.0), [run(100.0, 6.0)], "within the uncertainties"),
-        (run(110.0), [run(90.0), run(110.0)], "Beside the 2 runs before: +10.0 % energy, within the uncertainties"),
+        (run(110.0), [run(90.0), run(110.0)], "Beside the 2 runs before: +10.6 % energy, within the uncertainties"),
         (run(90.0), [run(100.0)] * 5 + [run(1.0)], "Beside the 5 runs before: -10.0 % energy, more than"),
     ],
 )
 def test_a_run_is_compared_with_the_last_ones_within_their_bounds(now, before, says):
     assert says in history.against(now, before)
+
+
+def test_another_pue_is_no_change_of_a_program():
+    cooled = multi_run_node("r", [run_node("0", [host("a", 110.0)], replace(CHOSEN, pue=1.5))], {"app": "app"})
+    assert cooled.value(MetricType.ENERGY) == pytest.approx(165)
+    assert "Beside the run before: +10.0 % energy" in history.against(cooled, [run(100.0)])
 
 
 @pytest.mark.parametrize(("now", "before"), [(run(None), [run(1.0)]), (run(1.0), [run(None)]), (run(1.0), [])])

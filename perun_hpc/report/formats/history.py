@@ -74,9 +74,9 @@ def _energies(tree: DataNode) -> list[Metric]:
 
 @dataclass(frozen=True)
 class Change:
-    """A round's energy beside the mean of those of `runs` earlier runs: how much more, as a fraction of that; whether
-    the uncertainties (95 %) and these runs' own spread explain it. What the sensors of one host count wrongly in all of
-    them is no part of these."""
+    """A round's energy beside the geometric mean of those of `runs` earlier runs: how much more, as a fraction of that;
+    whether the uncertainties (95 %) and these runs' own spread explain it. What the sensors of one host count wrongly
+    in all of them is no part of these, and no PUE, which is another one where a configuration was changed."""
 
     fraction: float
     within: bool
@@ -85,10 +85,8 @@ class Change:
 
 def change(tree: DataNode, earlier: Sequence[DataNode]) -> Change | None:
     """How a run compares with the last ones before it, the newest first; None where one of the two is not known."""
-    now = energy(tree)
     before = [one for one in earlier[:LATEST] if energy(one) is not None]
-    means = [found.mean for one in before if (found := energy(one)) is not None]
-    if now is None or not means or math.fsum(means) <= 0 or now.mean <= 0:
+    if energy(tree) is None or not before:
         return None
     # Not for every run: most have none before them.
     from perun_hpc.energy import comparison
@@ -98,8 +96,8 @@ def change(tree: DataNode, earlier: Sequence[DataNode]) -> Change | None:
     now_runs = [one.run([HOST]) for one in of_tree(tree) if one.energy_uj > 0]
     if not (then_runs and now_runs):
         return None
-    then = math.fsum(means) / len(means)
-    return Change((now.mean - then) / then, comparison.energies(then_runs, now_runs).within, len(before))
+    found = comparison.energies(then_runs, now_runs)
+    return Change(found.change, found.within, len(before))
 
 
 def against(tree: DataNode, earlier: Sequence[DataNode]) -> str:

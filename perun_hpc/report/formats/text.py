@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Stats
 from perun_hpc.data_model.sensor import worst
 from perun_hpc.report.formats import rows
-from perun_hpc.report.formats.figures import bounded, quantity
+from perun_hpc.report.formats.figures import at_most, bounded, quantity
 from perun_hpc.report.formats.history import doubts
 
 REGIONS = "Indented: regions, with the host's figures while one of their calls ran."
@@ -44,22 +45,39 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
     names = {host.id for run in runs for host in run.walk(NodeType.NODE)}
     who = f"The {len(names)} hosts" if len(names) > 1 else "The host"
     span = f"{len(runs)} rounds of the application" if len(runs) > 1 else "the application"
-    singles = [metric for run in runs if isinstance(metric := run.metrics.get(MetricType.ENERGY), Metric)]
-    kind = worst(metric.provenance for metric in singles)
+    whole = _metrics(MetricType.ENERGY, runs)
+    singles = _metrics(MetricType.ENERGY, [host for run in runs for host in run.walk(NodeType.NODE)])
+    kind = worst(metric.provenance for metric in whole)
     outside = [
-        f"{found.sum:.3g} {currency_or_gas}"
-        for kind, currency_or_gas in ((MetricType.MONEY, settings.price_unit), (MetricType.CO2, "g CO2"))
-        if isinstance(found := tree.metrics.get(kind), Stats)
+        said
+        for kind, unit in ((MetricType.MONEY, settings.price_unit), (MetricType.CO2, "g CO2"))
+        if (said := _amount(_metrics(kind, runs), unit))
     ]
     scope = sorted(
         {scope for run in runs for host in run.walk(NodeType.NODE) for scope in host.metadata.get("scope", ())}
     )
-    used, said = bounded(energy.sum, doubts(singles), settings)
+    joules = math.fsum(one.value for one in singles)
+    used, said = bounded(joules, doubts(singles), settings)
+    cooled = ""
+    if not math.isclose(joules, energy.sum):
+        cooled = f"; with PUE {energy.sum / joules:.3g} {bounded(energy.sum, doubts(whole), settings)[0]}"
     return (
         f"{who} used {used} ({said}, {kind}; {', '.join(scope)}) while {span} ran,"
         f" {sum(run.value(MetricType.RUNTIME) or 0.0 for run in runs):.3f} s"
-        f"{': ' if outside else ''}{', '.join(outside)}."
+        f"{cooled}{': ' if outside else ''}{', '.join(outside)}."
     )
+
+
+def _metrics(kind: MetricType, nodes: Sequence[DataNode]) -> list[Metric]:
+    """One metric of those nodes that have it."""
+    return [found for node in nodes if isinstance(found := node.metrics.get(kind), Metric)]
+
+
+def _amount(known: Sequence[Metric], unit: str) -> str:
+    """What follows from an energy by a factor, known no better than that; empty where there is none."""
+    amount = math.fsum(one.value for one in known)
+    most = at_most(amount, doubts(known))
+    return ("" if most is None else "at most ") + f"{amount if most is None else most:.3g} {unit}" if known else ""
 
 
 def _own(runs: Sequence[DataNode], settings: UserSettings) -> str:
@@ -76,8 +94,11 @@ def _own(runs: Sequence[DataNode], settings: UserSettings) -> str:
     if len(energies) < len(known):
         return f"{said}."
     kind = worst(own["provenance"] for own in known)
-    joules = quantity(MetricType.ENERGY, sum(energies), settings)
-    return f"{said}; of the CPUs' energy that part is {joules} ({kind}: by CPU time, idle power shared alike)."
+    doubt = math.fsum(own.get("uncertainty_j") or 0.0 for own in known)  # of the CPUs' energy, not of the model
+    most = at_most(sum(energies), doubt)
+    joules = quantity(MetricType.ENERGY, sum(energies) if most is None else most, settings)
+    part = joules if most is None else f"at most {joules}"
+    return f"{said}; of the CPUs' energy that part is {part} ({kind}: by CPU time, idle power shared alike)."
 
 
 def _failure(tree: DataNode, hosts: Sequence[DataNode]) -> list[str]:
