@@ -197,6 +197,7 @@ def test_the_spack_recipe_follows_the_package_metadata():
     assert f'depends_on("python@{options["python_requires"].removeprefix(">=")}:"' in recipe
     built_with = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     assert [f'depends_on("py-{need.replace(">=", "@")}:", type="build")' in recipe for need in built_with] == [True]
+    assert all(f'depends_on("{tool}", type="build")\n' in recipe for tool in ("c", "gmake")), "C parts of the wheel"
     for line in f"{options['install_requires']}\n{extras['mpi']}\n{extras['site']}".split("\n"):
         if line.strip():
             name, version = re.fullmatch(r"([\w-]+)(?:\[\w+\])? >= ([\d.]+)", line.strip()).groups()

@@ -24,8 +24,9 @@ class PerunHpc(PythonPackage):
     variant("postgresql", default=False, when="+site", description="a ledger in PostgreSQL")
     variant("mpi", default=False, description="MPI for `perun monitor` outside of Slurm")
 
-    depends_on("c", type="build", when="+slurm")
-    depends_on("gmake", type="build", when="+slurm")
+    # Without them the Python package is one without its C parts, and says nothing of it.
+    depends_on("c", type="build")
+    depends_on("gmake", type="build")
     depends_on("slurm@22-05:", type=("build", "link"), when="+slurm")
 
     depends_on("python@3.11:", type=("build", "run"))
