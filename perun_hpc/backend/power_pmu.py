@@ -104,9 +104,9 @@ class Pmu:
         """Open the events of powercap's sensors, not yet counting, while the process may (CAP_PERFMON)."""
         base = root / PMU
         kind, cpus = number(base / "type"), _cpus(text(base / "cpumask") or "")
-        if kind is None:
-            return cls((), (f"no power PMU: {base} is not there",))
-        domains = {one.domain: one for one in sensors if one.backend == "powercap" and one.wrap_range}
+        if kind is None or not 0 <= kind < 1 << 32:
+            return cls((), (f"no power PMU: {base / 'type'} names none",))
+        domains = {one.domain: one for one in sensors if one.backend == "powercap" and _fits(one)}
         groups, why, taken = list[Group](), list[str](), set[str]()
         events = _events(base / "events")
         for cpu in cpus:
@@ -142,6 +142,11 @@ class Pmu:
             one.close()
 
 
+def _fits(sensor: Sensor) -> bool:
+    """Whether a group may stand in for the sensor's file: its modulus is known, and half of 63 bits at most."""
+    return sensor.wrap_range is not None and 0 < sensor.wrap_range < 1 << 62
+
+
 def _cpus(words: str) -> list[int]:
     """CPUs of a list as the kernel writes it: `0,24-25`; none where it is something else."""
     found: list[int] = []
@@ -158,7 +163,7 @@ def _events(directory: Path) -> list[tuple[str, int, tuple[int, int]]]:
     found = []
     for file in entries(directory):
         family = FAMILIES.get(file.name.removeprefix("energy-")) if file.name.startswith("energy-") else None
-        match = re.fullmatch(r"event=(0x[0-9a-f]{1,8}|\d{1,9})", text(file) or "")
+        match = re.fullmatch(r"event=(0x[0-9a-f]{1,8}|0|[1-9]\d{0,8})", text(file) or "")
         scale = _scale(text(directory / f"{file.name}.scale") or "")
         if family and match and scale and text(directory / f"{file.name}.unit") == "Joules":
             found.append((family, int(match[1], 0), scale))
@@ -289,7 +294,7 @@ class PowerFiles(NumberFiles):
             tracks = [
                 _Track(places[name], member, reader._sensors[places[name]].wrap_range or 1,
                        reader._sensors[places[name]].resolution)
-                for member, name in enumerate(group.ids) if name in places
+                for member, name in enumerate(group.ids) if name in places and _fits(reader._sensors[places[name]])
             ]  # fmt: skip
             reader._parts.append(_Part(group, tracks))
         reader._tracks = [one for part in reader._parts for one in part.tracks]

@@ -267,6 +267,9 @@ def test_no_such_pmu_is_said(tmp_path):
     [
         ({"cpumask": "4711"}, "no group of power events on CPU 4711: "),
         ({"kind": "4000000"}, "no group of power events on CPU 0: no such file or directory"),
+        ({"kind": "-1"}, "no power PMU: "),
+        ({"kind": "4294967296"}, "no power PMU: "),
+        ({"events": {"pkg": "event=010"}}, "no event of the power PMU is of a sensor of powercap's"),
         ({"events": {"pkg": "event=0x0,umask=2"}}, "no event of the power PMU is of a sensor of powercap's"),
         ({"scale": "1e400"}, "no event of the power PMU is of a sensor of powercap's"),
         ({"cpumask": "none"}, "no event of the power PMU is of a sensor of powercap's"),
@@ -378,3 +381,21 @@ def _next(rows: Rows):
         if found := rows.blocks():
             return found[-1]
     raise AssertionError("no block came")
+
+
+@needs_perf
+@pytest.mark.parametrize("range_uj", [None, (1 << 64) - 2])
+def test_zones_that_are_found_again_without_a_usable_range_are_read(tmp_path, closing, range_uj):
+    one = machine(tmp_path)
+    closing.append(one)
+    for zone in ALL:
+        file = tmp_path / "sys/class/powercap" / zone / "max_energy_range_uj"
+        file.unlink() if range_uj is None else file.write_text(f"{range_uj}\n")
+    (plain,) = powercap.discover(tmp_path).readers
+    assert isinstance(plain, NumberFiles)
+    one.reader.close()
+    one.reader = PowerFiles.over(plain, one.found.groups, tenths_of_seconds(), timer_of(1_000_000))
+    one.first_readings()
+    said = one.counts()
+    assert one.reader.ticks() == [*said.values()]
+    assert one.ids() == set() and not one.group.counting
