@@ -14,10 +14,10 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from perun_hpc.backend import procstat
 from perun_hpc.backend.base import Reader
@@ -38,6 +38,7 @@ _COLUMN = struct.Struct("=22qIIIIII")
 _BLOCK = struct.Struct("=IIIIqq")
 _RISE = struct.Struct("=qqII")
 _GAP = struct.Struct("=IIiIQ")
+_TICK = struct.Struct("=q")
 _MOST_BAD = 16
 PIPE_B = 1 << 20
 NO_STEPS: Mapping[str, int] = {}
@@ -116,15 +117,18 @@ class Block:
 
 
 class Left(NamedTuple):
-    """What a process that is gone left in its file; a block takes ten times as much memory as there."""
+    """What a process that is gone left in its file: the sensors of the columns, and the rows as one block."""
 
     ids: tuple[str, ...]
     period_ns: int
-    blocks: Iterator[Block]
+    block: Block | None
 
 
-def left(file: Path) -> Left | None:
-    """What lies in a file of `Rows`, up to where it is torn; None where there is none, or none of this version's."""
+def left(file: Path, after: int) -> Left | None:
+    """What lies in a file of `Rows` behind the tick `after`, up to where it is torn.
+
+    None where there is none, or none of this version's.
+    """
     try:
         line, _, data = file.read_bytes().partition(b"\n")
         head = json.loads(line)
@@ -133,12 +137,8 @@ def left(file: Path) -> Left | None:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Left(ids, period_ns, _blocks(bytearray(data), len(ids), period_ns))
-
-
-def _blocks(data: bytearray, columns: int, period_ns: int) -> Iterator[Block]:
-    while (found := _parsed(data, columns, period_ns)) is not None and found[0].version == _VERSION:
-        yield found[1]
+    found = _singles(bytearray(data), len(ids), period_ns, after)
+    return Left(ids, period_ns, None if found is None else found[1])
 
 
 class _Head(NamedTuple):
@@ -150,9 +150,11 @@ class _Head(NamedTuple):
     step_ns: int
 
 
-def _parsed(
-    data: bytearray, columns: int, period_ns: int, divided: Sequence[int] = ()
-) -> tuple[_Head, Block, list[tuple[int, int, int, int, int]]] | None:
+_Parsed: TypeAlias = "tuple[_Head, Block, list[tuple[int, int, int, int, int]]]"
+"""The head of a block, its rows, and why values are missing."""
+
+
+def _parsed(data: bytearray, columns: int, period_ns: int, divided: Sequence[int]) -> _Parsed | None:
     """Take the first block off `data`, its gaps apart; None where none is whole."""
     if len(data) < _BLOCK.size:
         return None
@@ -186,18 +188,43 @@ def _parsed(
     return head, block, gaps
 
 
-def joined(blocks: Sequence[Block]) -> Block:
-    """Blocks after each other as one; their gaps are left out, and what is known of their steps and sums."""
-    first, *others = blocks
-    ticks, late_us, columns = first.ticks[:], first.late_us[:], [column[:] for column in first.columns]
-    for one in others:
-        ticks += one.ticks
-        late_us += one.late_us
-        for column, more in zip(columns, one.columns, strict=True):
-            column += more
-    mono_ns = [ns for one in blocks for ns in one.mono_ns]
-    skipped, sums = sum(one.skipped for one in blocks), array.array("q")
-    return Block(ticks, mono_ns, late_us, columns, [None] * len(columns), (), skipped, sums, {})
+def _singles(data: bytearray, columns: int, period_ns: int, after: int = -1) -> _Parsed | None:
+    """Take all whole blocks of one row each off `data`, as one with the last one's head; None where there is none.
+
+    Rows up to the tick `after` are left out, as are why values are missing and what is known of steps and sums.
+    """
+    table, late_us, offsets_ns, skipped = array.array("q"), array.array("i"), [], 0
+    head, at, size = None, 0, 8 * (2 + columns)
+    with memoryview(data) as view:
+        while len(data) - at >= _BLOCK.size:
+            one, row = _Head(*_BLOCK.unpack_from(view, at)), at + _BLOCK.size
+            late = row + size * one.rows + _RISE.size * columns + _GAP.size * one.gaps
+            if one.version != _VERSION or one.rows > 1 or late + 4 * one.rows > len(data):
+                break
+            head, at = one, late + 4 * one.rows
+            if one.rows and (tick := _TICK.unpack_from(view, row)[0]) > after:
+                after = tick
+                table.frombytes(view[row : row + size])
+                late_us.frombytes(view[late:at])
+                offsets_ns.append(one.offset_ns)
+                skipped += one.skipped
+    if head is None:
+        return None
+    del data[:at]
+    ticks = table[:: 2 + columns]
+    rows = zip(ticks, offsets_ns, late_us, strict=True)
+    block = Block(
+        ticks,
+        [tick * period_ns - offset_ns + 1000 * us for tick, offset_ns, us in rows],
+        late_us,
+        [table[place :: 2 + columns] for place in range(2, 2 + columns)],
+        [None] * columns,
+        (),
+        skipped,
+        array.array("q"),
+        {},
+    )
+    return head, block, []
 
 
 class Rows:
@@ -208,7 +235,8 @@ class Rows:
     columns : each sensor with its open file, one of `files_of`; -1: its values come by `give`.
     grid : its next tick is the first row's.
     rows : of a block.
-    file : where blocks of one row go, begun anew (None: a pipe, and blocks of so many rows).
+    file : where blocks of one row go, begun anew (None: a pipe, and blocks of so many rows); those that have come are
+        one block here, without why values are missing and what is known of steps and sums.
     steps : by what blocks shall have values divided, too, of some sensors, by their ids; nothing in a file.
     summed : the ids of those that are added up in each row.
     members : where those are that a perf group stands in for, by their ids; each 64th row is of their files.
@@ -382,7 +410,12 @@ class Rows:
         return found
 
     def _next(self) -> Block | None:
-        found = _parsed(self._data, len(self.sensors), self.grid.period_ns, self._divided)
+        columns, period_ns = len(self.sensors), self.grid.period_ns
+        found = (
+            _parsed(self._data, columns, period_ns, self._divided)
+            if self._file is None
+            else _singles(self._data, columns, period_ns)
+        )
         if found is None:
             return None
         head, block, gaps = found

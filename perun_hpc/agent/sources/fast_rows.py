@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend.power_pmu import members_of
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.rows import MOST_ROWS, NO_STEPS, Block, Grid, Rows, files_of, joined
+from perun_hpc.backend.rows import MOST_ROWS, NO_STEPS, Block, Grid, Rows, files_of
 from perun_hpc.backend.sysfile import Absent, NumberFiles, number_files
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class FastRows:
             self._heard_ns = now_ns
         elif now_ns - self._heard_ns > self._silent_ns:
             raise EOFError
-        return self._joined(found)
+        return found
 
     def now(self, now_ns: int) -> list[Block]:
         """The blocks up to this moment, if they come in a short time; nothing where it has ended."""
@@ -127,20 +127,17 @@ class FastRows:
         self._tardy = not found  # it is not waited for again and again
         if found:
             self._heard_ns = now_ns
-        return self._joined(found)
+        return found
 
     def stop(self) -> list[Block]:
         """End it; its last blocks."""
         self._cpu_ns, self._ended = self.cpu_ns, True  # its number may be another's soon
-        return self._joined(self._rows.stop(SETTLE_S))
+        return self._rows.stop(SETTLE_S)
 
     def forget(self) -> None:
         """What it made is stored, or not wanted."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
-
-    def _joined(self, blocks: list[Block]) -> list[Block]:
-        return [joined(blocks)] if self._file is not None and blocks else blocks
 
     def _give(self) -> None:
         if self._rows.given:

@@ -140,11 +140,9 @@ class Trace:
 
     def take_left(self, file: Path) -> None:
         """Store what `perun-sample` had made when the last agent was killed, and had not handed over."""
-        found = left(file)
-        if found is not None and found.period_ns == self.period_ns:
-            for block in found.blocks:
-                if block.ticks and block.ticks[0] > self._store.last_tick:
-                    self.extend(found.ids, block, NEVER_NS)
+        found = left(file, self._store.last_tick)
+        if found is not None and found.period_ns == self.period_ns and found.block is not None:
+            self.extend(found.ids, found.block, NEVER_NS)
         file.unlink(missing_ok=True)
 
     def leave_to(self, rows: FastRows) -> None:
