@@ -31,12 +31,13 @@ HEAD = ("fuzzer", "fed", "code", "inputs:", "refused:", "memory:", "a second:", 
 
 @dataclass
 class Tally:
-    """Inputs fed to one state of the code; `memory_b` is the most that one block took."""
+    """Inputs fed to one state of the code; `memory_b` is the most that one block took, `of` when the last one ended."""
 
     inputs: int = 0
     refused: int = 0
     seconds: float = 0.0
     memory_b: int = 0
+    of: str = ""
 
 
 @dataclass
@@ -116,6 +117,7 @@ def count(target: Target, seed: int, done: Run, folder: Path = FOLDER) -> None:
     """Add what a block gave."""
     with _changing(target, seed, folder) as progress:
         tally = progress.of(version(target.code))
+        tally.of = stamp()
         tally.inputs += done.inputs
         tally.refused += done.refused
         tally.seconds += done.seconds
@@ -177,7 +179,7 @@ def broken(target: Target, seed: int, folder: Path = FOLDER) -> list[str]:
 
 
 def row(target: Target, seed: int, folder: Path = FOLDER) -> tuple[str, ...]:
-    """The cells of `HEAD` for a target that was just fed, without its name."""
+    """The cells of `HEAD` for a target, without its name."""
     progress = read(target, seed, folder)
     now = version(target.code)
     tally = progress.of(now)
@@ -191,5 +193,5 @@ def row(target: Target, seed: int, folder: Path = FOLDER) -> tuple[str, ...]:
         f"{tally.inputs / tally.seconds:,.0f}" if tally.seconds else "",
         f"{earlier:,}",
         f"**{'; '.join(broken(target, seed, folder))}**" if broken(target, seed, folder) else "none",
-        stamp(),
+        tally.of,
     )
