@@ -3,7 +3,8 @@
 `/sys/bus/event_source/devices/power/{type,cpumask,events/energy-*}` (arch/x86/events/rapl.c) names the events, which
 `perf_event_open` opens on one CPU of each package. A file of powercap's costs an interrupt of a CPU of its package; a
 group costs one for all. The sensors stay powercap's: a group stands in for their files once its values agreed with them
-and it cost less, and every `CHECK`th reading is the files' own. Not run on hardware.
+and it cost less, and every `CHECK`th reading is the files' own, and one a minute, and one for which no event counted
+anything: those of a package whose CPUs are offline stand still. Not run on hardware.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import eq
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from perun_hpc.backend.base import Clock, Reader, monotonic_ns
 from perun_hpc.backend.sysfile import NumberFiles, entries, integer, number, reason, text
-from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.data_model.sensor import GAP, Reading, Sensor
 from perun_hpc.process import confine
 
 PMU = "sys/bus/event_source/devices/power"
@@ -35,8 +37,8 @@ LEAST_STEPS = 100
 STEPS, PART = 2, 10_000
 """Values agree within so many steps of the counter and this part of what it counted; units are rounded in powercap's
 driver (61035 for 61035.16 pJ), and that of memory is a third of a percent off on some servers."""
-CHECK = 64
-"""Each so manyth reading is that of the files."""
+CHECK, CHECK_NS = 64, 60_000_000_000
+"""Each so manyth reading is that of the files, and one after so long."""
 _DISABLED, _GROUP, _CLOEXEC = 1, 8, 8
 _ENABLE, _DISABLE, _WHOLE_GROUP = 0x2400, 0x2401, 1
 _ATTR_B = 128
@@ -45,12 +47,18 @@ _COUNTS_B = 8 * 17
 
 
 class Member(NamedTuple):
-    """Where a sensor's value lies in a group: its leader, its place, and uJ per count as a fraction."""
+    """Where a sensor's value lies in a group: its leader, its place, and uJ per count as a fraction; what was shown of
+    it last (`GAP`: nothing)."""
 
     leader: int
     place: int
     num: int
     den: int
+    last: int = GAP
+
+
+Shown: TypeAlias = dict[str, tuple[int, int]]
+"""What sensors showed last where a group is or was read, by their ids, and when a group or a file was there first."""
 
 
 @dataclass
@@ -98,6 +106,7 @@ class Pmu:
 
     groups: tuple[Group, ...] = ()
     why: tuple[str, ...] = ()
+    shown: Shown = field(default_factory=dict)
 
     @classmethod
     def open(cls, root: Path, sensors: Iterable[Sensor]) -> Pmu:
@@ -125,11 +134,12 @@ class Pmu:
             why.append("no event of the power PMU is of a sensor of powercap's")
         return cls(tuple(groups), tuple(why))
 
-    def over(self, files: NumberFiles) -> NumberFiles:
-        """A reader of these files, which gives them up, and of the groups; the same reader where no group is of any."""
+    def over(self, files: NumberFiles, wanted: bool) -> NumberFiles:
+        """A reader of these files, which gives them up, and, where `wanted`, of the groups; the same reader where no
+        group is of any."""
         ids = {one.id for one in files.sensors}
-        groups = tuple(one for one in self.groups if ids.intersection(one.ids))
-        return PowerFiles.over(files, groups) if groups else files
+        groups = tuple(one for one in self.groups if wanted and ids.intersection(one.ids))
+        return PowerFiles.over(files, groups, self.shown) if groups or ids & self.shown.keys() else files
 
     def stop(self) -> None:
         """Let none count; who reads them begins anew."""
@@ -226,7 +236,6 @@ class _Track:
     first: int = 0
     moved: int = 0
     drift: int = 0
-    last: int = -1
 
     def hold(self, file: int, before: int, after: int) -> int:
         """Compare a file's value with what the group counted around it; by how many uJ more than allowed it is off.
@@ -250,21 +259,17 @@ class _Track:
 
     def value(self, uj: int) -> int:
         """The counter's value by what the group has counted."""
-        self.last = self.steady((self.base + uj) % self.wrap)
-        return self.last
-
-    def steady(self, value: int) -> int:
-        """Never a little less than the last value of the group, which would be taken for a counter that wrapped."""
-        back = self.last >= 0 and 0 < (self.last - value) % self.wrap < self.wrap >> 10
-        return self.last if back else value
+        return (self.base + uj) % self.wrap
 
 
 @dataclass
 class _Part:
-    """A group with the sensors that it may stand in for, and what its reads and those of their files took at least."""
+    """A group with the sensors that it may stand in for, what it said last, and what its reads and those of their
+    files took at least."""
 
     group: Group
     tracks: list[_Track]
+    counted: list[int]
     group_ns: int = 1 << 62
     files_ns: int = 1 << 62
 
@@ -274,21 +279,32 @@ class PowerFiles(NumberFiles):
 
     @classmethod
     def over(
-        cls, files: NumberFiles, groups: Sequence[Group], clock: Clock = monotonic_ns, timer: Clock = monotonic_ns
+        cls,
+        files: NumberFiles,
+        groups: Sequence[Group],
+        shown: Shown,
+        clock: Clock = monotonic_ns,
+        timer: Clock = monotonic_ns,
     ) -> PowerFiles:
-        """Take over the files; a group that does not begin to count is none, and said so. `timer` times the reads."""
+        """Take over the files; a group that does not begin to count is none, and said so.
+
+        `shown`, which is kept, is what readers of before showed by the groups: no value is less for now. `timer` times
+        the reads.
+        """
         reader = cls((), clock)
         reader._sensors, reader.cost_ns = files.sensors, files.cost_ns
         reader._descriptors, files._descriptors = files._descriptors, [-1] * len(files._descriptors)
         reader.why, reader.changes, reader._known = [], 0, set()
         reader._round, reader._trying, reader._parts = 0, True, []
         reader._began_ns, reader._timer = reader._clock(), timer
-        places = {one.id: place for place, one in enumerate(reader._sensors)}
+        reader._checked_ns, reader._shown, reader.is_wanted = reader._began_ns, shown, bool(groups)
+        reader._places = places = {one.id: place for place, one in enumerate(reader._sensors)}
         for group in groups:
             try:
                 group.start()
-                group.read()
+                counted = group.read()
             except OSError as error:
+                group.stop()
                 reader.why.append(f"CPU {group.cpu}: {reason(error)}")
                 continue
             tracks = [
@@ -296,8 +312,7 @@ class PowerFiles(NumberFiles):
                        reader._sensors[places[name]].resolution)
                 for member, name in enumerate(group.ids) if name in places and _fits(reader._sensors[places[name]])
             ]  # fmt: skip
-            reader._parts.append(_Part(group, tracks))
-        reader._tracks = [one for part in reader._parts for one in part.tracks]
+            reader._parts.append(_Part(group, tracks, counted))
         reader._settle()
         return reader
 
@@ -305,13 +320,17 @@ class PowerFiles(NumberFiles):
     """Why sensors are read from their files all the same."""
     changes: int
     """How often other sensors came to be read from groups."""
+    is_wanted: bool
+    """Whether groups were to be tried."""
     _known: set[str]
     _round: int
     _trying: bool
     _began_ns: int
+    _checked_ns: int
     _timer: Clock
+    _shown: Shown
+    _places: dict[str, int]
     _parts: list[_Part]
-    _tracks: list[_Track]
     _rest: NumberFiles
     _others: list[int]
 
@@ -326,10 +345,12 @@ class PowerFiles(NumberFiles):
     @property
     def members(self) -> dict[str, Member]:
         """Where the values of sensors lie that groups stand in for, by the sensors' ids; none during the trial."""
-        return {
-            part.group.ids[one.member]: Member(part.group.fds[0], one.member, *part.group.scales[one.member])
-            for part in ([] if self._trying else self._parts) for one in part.tracks
-        }  # fmt: skip
+        found = {}
+        for part in [] if self._trying else self._parts:
+            for one in part.tracks:
+                last, _ = self._shown.get(name := part.group.ids[one.member], (GAP, 0))
+                found[name] = Member(part.group.fds[0], one.member, *part.group.scales[one.member], last)
+        return found
 
     def read(self) -> tuple[Reading, ...]:
         """As of the files; a value of a group's is of the end of the group's read."""
@@ -356,34 +377,58 @@ class PowerFiles(NumberFiles):
         return found
 
     def _steady(self, values: list[int | None]) -> list[int | None]:
-        """Values of files, behind those of groups."""
-        for one in self._tracks:
-            value = values[one.place]
-            if value is not None:
-                values[one.place] = one.steady(value)
+        """Values of files, none of them less than what was shown, which a group may have been a little ahead with."""
+        if self._shown or self._parts:
+            now_ns = self._clock()
+            names = {part.group.ids[one.member] for part in self._parts for one in part.tracks}
+            for name in names | self._shown.keys() & self._places.keys():
+                place = self._places[name]
+                value = values[place]
+                if value is None:
+                    continue
+                values[place] = held = self._not_less(name, place, value, now_ns)
+                if held == value and name not in names:
+                    self._shown.pop(name, None)
         return values
+
+    def _not_less(self, name: str, place: int, value: int, now_ns: int) -> int:
+        """A value, or the last one where that is a little more, which would be taken for a counter that wrapped; such a
+        one holds for a minute."""
+        wrap = self._sensors[place].wrap_range or 1
+        last, since_ns = self._shown.get(name, (value, 0))
+        if 0 < (last - value) % wrap < wrap >> 10 and now_ns - since_ns < CHECK_NS:
+            return last
+        self._shown[name] = value % wrap, now_ns
+        return value
 
     def _grouped(self) -> dict[int, tuple[int, int]] | None:
         """Place -> value and time, of the sensors of groups; None: it is the files' turn."""
         if not self._parts:
             return None
-        due = self._trying or self._round % CHECK == 0
+        due = self._trying or self._round % CHECK == 0 or self._clock() - self._checked_ns >= CHECK_NS
         self._round += 1
-        if due:
-            self._compare()
-            return None
         values: dict[int, tuple[int, int]] = {}
         try:
-            for part in self._parts:
-                counted, now_ns = part.group.read(), self._clock()
-                values |= {one.place: (one.value(counted[one.member]), now_ns) for one in part.tracks}
+            for part in () if due else self._parts:
+                before, part.counted = part.counted, part.group.read()
+                now_ns = self._clock()
+                due = due or all(map(eq, before, part.counted))
+                values |= {one.place: (one.value(part.counted[one.member]), now_ns) for one in part.tracks}
         except OSError as error:
             self._drop(part, reason(error))
             return None
-        return values
+        if due:
+            self._compare()
+            return None
+        sensors = self._sensors
+        return {
+            place: (self._not_less(sensors[place].id, place, value, now_ns), now_ns)
+            for place, (value, now_ns) in values.items()
+        }
 
     def _compare(self) -> None:
         """Hold each group against the files, and say what follows from that."""
+        self._checked_ns = self._clock()
         for part in tuple(self._parts):
             fds = [self._descriptors[one.place] for one in part.tracks]
             try:
@@ -392,7 +437,7 @@ class PowerFiles(NumberFiles):
                 times.append(self._timer())
                 files = [integer(os.pread(fd, 64, 0)) for fd in fds]
                 times.append(self._timer())
-                after = part.group.read()
+                after = part.counted = part.group.read()
                 times.append(self._timer())
             except OSError as error:
                 self._drop(part, reason(error))

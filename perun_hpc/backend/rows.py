@@ -32,9 +32,9 @@ MOST_COLUMNS, MOST_ROWS = 8192, 4096
 PATIENCE_S = 1.0
 """How long a block that was asked for is waited for: the program may be in the middle of a row."""
 
-_VERSION = 5
+_VERSION = 6
 _ORDERS = struct.Struct("=IIIIqqq")
-_COLUMN = struct.Struct("=22qIIIIII")
+_COLUMN = struct.Struct("=23qIIIIII")
 _BLOCK = struct.Struct("=IIIIqq")
 _RISE = struct.Struct("=qqII")
 _GAP = struct.Struct("=IIiIQ")
@@ -239,7 +239,8 @@ class Rows:
         one block here, without why values are missing and what is known of steps and sums.
     steps : by what blocks shall have values divided, too, of some sensors, by their ids; nothing in a file.
     summed : the ids of those that are added up in each row.
-    members : where those are that a perf group stands in for, by their ids; each 64th row is of their files.
+    members : where those are that a perf group stands in for, by their ids; each 64th row is of their files, as is one
+        for which the group counted nothing.
     """
 
     def __init__(
@@ -307,10 +308,10 @@ class Rows:
             form = _FORMS.get(sensor.id, _NUMBER) if fd >= 0 else _GIVEN
             bad = (*bad, *[0] * (_MOST_BAD - len(bad)))
             step = self._steps.get(sensor.id, 1)
-            fds, event, head = [fd] if fd >= 0 else [], (0, 0, 0), (0, 0, 0)
+            fds, event, head = [fd] if fd >= 0 else [], (0, 0, 0, 0), (0, 0, 0)
             member = self._members.get(sensor.id)
             if member is not None and fd >= 0:
-                form, event = _EVENT, (sensor.wrap_range or 0, member.num, member.den)
+                form, event = _EVENT, (sensor.wrap_range or 0, member.num, member.den, member.last)
                 if member.leader not in leaders:
                     leaders[member.leader] = column
                     fds.append(member.leader)

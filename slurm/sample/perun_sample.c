@@ -40,7 +40,7 @@ struct source {
 /* The perf group that a column leads, and how far the column's own event is from its file's counter. */
 struct event {
 	int group;
-	bool counted;                   /* the group was read for this row */
+	bool counted;                   /* the group was read for this row, and has moved */
 	uint64_t counts[1 + GROUP_MAX]; /* how many, then each */
 	int64_t base, last;             /* GAP_VALUE: not known yet */
 };
@@ -241,11 +241,21 @@ static int64_t read_memory(struct sampler *all, uint32_t column)
 	return (strtoll(strchr(total, ':') + 1, NULL, 10) - strtoll(strchr(available, ':') + 1, NULL, 10)) * 1024;
 }
 
+/* Whether the group gave its counts. */
 static bool read_group(struct event *leader)
 {
 	ssize_t size = read(leader->group, leader->counts, sizeof(leader->counts));
 
 	return size > 0 && (uint64_t)size == 8 * (leader->counts[0] + 1);
+}
+
+/* The same where it has counted since: of a package whose CPUs are offline it stands still. */
+static bool read_moved(struct event *leader)
+{
+	uint64_t before[1 + GROUP_MAX];
+
+	memcpy(before, leader->counts, sizeof(before));
+	return read_group(leader) && memcmp(before, leader->counts, sizeof(before)) != 0;
 }
 
 /* What a column's event has counted, in the counter's unit. */
@@ -256,24 +266,40 @@ static int64_t counted(const struct column *kind, const struct event *leader)
 	return (int64_t)(product / (uint64_t)kind->den % (uint64_t)kind->wrap);
 }
 
+/*
+ * From what the counter and the group differ, by a file that was read between two reads of the group: as before where that may
+ * still be so, for this process may have slept between them.
+ */
+static int64_t base_of(const struct column *kind, int64_t former, int64_t value, int64_t before, int64_t after)
+{
+	int64_t low = (value - after + kind->wrap) % kind->wrap, room = (after - before + kind->wrap) % kind->wrap, off;
+
+	if (former == GAP_VALUE)
+		return low;
+	off = (former - low + kind->wrap) % kind->wrap;
+	if (off <= room)
+		return former;
+	return off - room < kind->wrap - off ? (low + room) % kind->wrap : low;
+}
+
 /* A counter by its group, read once for all its columns; at the file's turn, or where the group fails, by its file. */
 static int64_t read_event(struct sampler *all, uint32_t column)
 {
 	const struct column *kind = &all->kinds[column];
 	struct event *own = &all->events[column], *leader = &all->events[kind->leader];
-	int64_t value;
+	int64_t value, before;
 
 	if (column == kind->leader)
-		leader->counted = all->turn % CHECK != 0 && read_group(leader);
+		leader->counted = read_moved(leader) && all->turn % CHECK != 0;
 	if (leader->counted && own->base != GAP_VALUE) {
 		value = (own->base + counted(kind, leader)) % kind->wrap;
 	} else {
+		before = counted(kind, leader);
 		value = read_number(all, column);
 		if (value == GAP_VALUE || value >= kind->wrap)
 			return value;
-		/* Read after the file: too low by what came in between at most, and never above the file's next value. */
 		if (read_group(leader))
-			own->base = (value - counted(kind, leader) + kind->wrap) % kind->wrap;
+			own->base = base_of(kind, own->base, value, before, counted(kind, leader));
 	}
 	/* A counter that seems to have gone back by a little has not wrapped. */
 	if (own->last != GAP_VALUE && own->last != value && (own->last - value + kind->wrap) % kind->wrap < kind->wrap / BACK)
@@ -495,11 +521,12 @@ static bool begin(struct sampler *all)
 		all->divided += kind->step > 1;
 		if (kind->form == FORM_EVENT) {
 			if (kind->leader > column || all->kinds[kind->leader].form != FORM_EVENT || kind->place >= GROUP_MAX ||
-			    kind->wrap <= 0 || kind->wrap > INT64_MAX / 2 || kind->num <= 0 || kind->den <= 0)
+			    kind->wrap <= 0 || kind->wrap > INT64_MAX / 2 || kind->num <= 0 || kind->den <= 0 ||
+			    (kind->last != GAP_VALUE && (kind->last < 0 || kind->last >= kind->wrap)))
 				return false;
 			if (all->events == NULL)
 				all->events = reserve(orders.columns, sizeof(struct event));
-			all->events[column] = (struct event){ .group = -1, .base = GAP_VALUE, .last = GAP_VALUE };
+			all->events[column] = (struct event){ .group = -1, .base = GAP_VALUE, .last = kind->last };
 		}
 		for (uint32_t i = 0; i < kind->bad_count; i++)
 			if (kind->bad[i] < from->unsafe)

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 enum {
-	SAMPLE_VERSION = 5,
+	SAMPLE_VERSION = 6,
 	COLUMNS_MAX = 8192,
 	ROWS_MAX = 4096,
 	BAD_MAX = 16,
@@ -30,6 +30,7 @@ struct column {
 	int64_t keep_ns;      /* a value of CPUs or memory is repeated in rows for so long */
 	int64_t step;         /* above 1: blocks have the values divided by it, too */
 	int64_t wrap, num, den; /* of a group's event: the counter's modulus; a count times num / den is the counter's */
+	int64_t last;         /* what it showed before; GAP_VALUE: nothing */
 	int64_t bad[BAD_MAX]; /* nor is one of these */
 	uint32_t bad_count;
 	uint32_t form;   /* of its file */

@@ -7,13 +7,13 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from perun_hpc.backend import power_pmu, powercap
-from perun_hpc.backend.power_pmu import CHECK, FIRST_READINGS, Group, Pmu, PowerFiles
+from perun_hpc.backend.power_pmu import CHECK, CHECK_NS, FIRST_READINGS, Group, Pmu, PowerFiles
 from perun_hpc.backend.rows import Grid, Rows, files_of
 from perun_hpc.backend.sysfile import NumberFiles
 from perun_hpc.energy.schedule import Schedule
@@ -35,10 +35,18 @@ def _opens() -> bool:
 needs_perf = pytest.mark.skipif(not _opens(), reason="perf_event_open is not permitted here")
 
 
-def tenths_of_seconds() -> Callable[[], int]:
-    """A clock that is a tenth of a second further each time."""
-    tenths = itertools.count()
-    return lambda: next(tenths) * 100_000_000
+class Tenths:
+    """A clock that is a tenth of a second further each time, and more where the test says so."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        self.now_ns += 100_000_000
+        return self.now_ns
+
+    def pass_s(self, seconds: int) -> None:
+        self.now_ns += seconds * 1_000_000_000
 
 
 def timer_of(files_ns: int) -> Callable[[], int]:
@@ -59,6 +67,7 @@ class Machine:
     found: Pmu
     reader: NumberFiles
     files: dict[str, Path]
+    clock: Tenths = field(default_factory=Tenths)
 
     @property
     def group(self) -> Group:
@@ -89,14 +98,14 @@ def machine(root: Path, files_ns: int = 1_000_000, range_uj: int = 262_143_328_8
     (plain,) = powercap.discover(root).readers
     assert isinstance(plain, NumberFiles)
     found = Pmu.open(root, plain.sensors)
-    sensors = plain.sensors
+    sensors, clock = plain.sensors, Tenths()
     reader = (
-        PowerFiles.over(plain, found.groups, tenths_of_seconds(), timer_of(files_ns))
+        PowerFiles.over(plain, found.groups, found.shown, clock, timer_of(files_ns))
         if found.groups
-        else found.over(plain)
+        else found.over(plain, wanted=True)
     )
     assert reader.sensors == sensors
-    return Machine(found, reader, files)
+    return Machine(found, reader, files, clock)
 
 
 @pytest.fixture
@@ -119,11 +128,11 @@ def test_a_group_that_agrees_and_costs_less_stands_in_for_the_files(tmp_path, cl
     said = one.counts()
     assert [reading.ticks for reading in one.reader.read()] == [*said.values()]
     assert one.ids() == {f"powercap:{name}-0:energy" for name in ("package", "core", "dram")}
-    before = one.counts()
-    for file in one.files.values():  # the files are not read: what stands in them does not count
-        put(file, 5)
-    got = one.reader.ticks()
-    assert got == [*before.values()] == [reading.ticks for reading in one.reader.read()]
+    for read in (one.reader.ticks, lambda: [reading.ticks for reading in one.reader.read()]):
+        before = one.counts()
+        for file in one.files.values():  # the files are not read: what stands in them does not count
+            put(file, 5)
+        assert read() == [*before.values()]
     assert "1 groups for 3 counters" in one.reader.state
 
 
@@ -201,12 +210,15 @@ def test_a_counter_goes_on_over_its_wrap_and_never_a_little_back(tmp_path, closi
     one.first_readings()
     wrap = one.reader.sensors[0].wrap_range
     assert wrap is not None and isinstance(one.reader, PowerFiles)
-    for track in one.reader._tracks:
+    (part,) = one.reader._parts
+    for track in part.tracks:
         assert (track.base, track.doubt) == (1_000_000, 0)
         assert track.value(wrap - 1_000_010) == wrap - 10
         assert track.value(wrap - 1_000_000 + 5) == 5
-        assert track.steady(wrap - 3) == 5
-        assert track.steady(8) == 8
+    name = one.reader.sensors[0].id
+    one.found.shown.clear()
+    for value, shown in ((wrap - 10, wrap - 10), (5, 5), (wrap - 3, 5), (8, 8)):
+        assert one.reader._not_less(name, 0, value, one.clock.now_ns) == shown
 
 
 @needs_perf
@@ -233,7 +245,7 @@ def test_nothing_counts_before_the_policy_wants_it_nor_after(tmp_path, closing):
     closing.append(Machine(found, plain, {}))
     time.sleep(0.01)
     assert found.groups[0].read() == [0, 0, 0]
-    reader = found.over(plain)
+    reader = found.over(plain, wanted=True)
     closing.append(Machine(found, reader, {}))
     time.sleep(0.01)
     assert min(found.groups[0].read()) > 0
@@ -257,7 +269,7 @@ def test_no_such_pmu_is_said(tmp_path):
     assert isinstance(plain, NumberFiles)
     found = Pmu.open(tmp_path, plain.sensors)
     assert found.groups == () and "no power PMU" in found.why[0]
-    assert found.over(plain) is plain
+    assert found.over(plain, wanted=True) is plain
     plain.close()
 
 
@@ -351,12 +363,7 @@ def test_perun_samples_rows_are_those_of_the_reader(tmp_path, closing, scale):
     closing.append(one)
     one.first_readings()
     before = [reading.ticks for reading in one.reader.read()]
-    assert isinstance(one.reader, PowerFiles) and len(one.reader.members) == 3
-    now = Schedule.starting(5 * MS_NS, time.monotonic_ns(), time.time_ns())
-    files = files_of([one.reader])
-    columns = [(sensor, files[sensor.id]) for sensor in one.reader.sensors]
-    grid = Grid(5 * MS_NS, now.offset_ns, now.next_index)
-    rows = Rows(columns, grid, 10, members=one.reader.members)
+    rows = rows_of(one)
     try:
         first = _next(rows)
         assert [column[0] for column in first.columns] == before
@@ -394,8 +401,146 @@ def test_zones_that_are_found_again_without_a_usable_range_are_read(tmp_path, cl
     (plain,) = powercap.discover(tmp_path).readers
     assert isinstance(plain, NumberFiles)
     one.reader.close()
-    one.reader = PowerFiles.over(plain, one.found.groups, tenths_of_seconds(), timer_of(1_000_000))
+    one.reader = PowerFiles.over(plain, one.found.groups, one.found.shown, one.clock, timer_of(1_000_000))
     one.first_readings()
     said = one.counts()
     assert one.reader.ticks() == [*said.values()]
     assert one.ids() == set() and not one.group.counting
+
+
+@needs_perf
+def test_a_group_that_stands_still_is_not_believed(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    one.counts()
+    one.reader.read()
+    put(one.files["package-0"], 9_000_000_000)  # its CPUs went offline: the event is there and counts no more
+    assert one.reader.ticks()[0] == 9_000_000_000
+    assert "powercap:package-0:energy" not in one.ids()
+    assert "package-0: the group's value is" in one.reader.state
+
+
+@needs_perf
+def test_a_group_is_held_against_its_files_each_minute_too(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    said = one.counts()
+    assert one.reader.ticks() == [*said.values()]
+    one.clock.pass_s(CHECK_NS // 10**9)
+    one.counts(gain=1.01, only="dram")
+    one.reader.read()
+    assert "powercap:dram-0:energy" not in one.ids()
+
+
+def lead(one: Machine, uj: int) -> list[int]:
+    """What the reader says by a group that is further than its files by so much, as units that are rounded make it."""
+    assert isinstance(one.reader, PowerFiles)
+    for track in one.reader._parts[0].tracks:
+        track.base += uj
+    one.counts()
+    return [reading.ticks or 0 for reading in one.reader.read()]
+
+
+@needs_perf
+@pytest.mark.parametrize("leaves", ["the policy", "the driver", "the group"])
+def test_nothing_goes_back_where_files_are_read_again(tmp_path, closing, leaves):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    shown = lead(one, 500_000)
+    if leaves == "the policy":
+        one.found.stop()
+        one.reader = PowerFiles.over(one.reader, (), one.found.shown, one.clock)
+    elif leaves == "the driver":
+        (plain,) = powercap.discover(tmp_path).readers
+        assert isinstance(plain, NumberFiles)
+        one.reader.close()
+        one.reader = PowerFiles.over(plain, one.found.groups, one.found.shown, one.clock)
+    else:
+        spare = os.open("/dev/null", os.O_RDONLY)
+        one.found.close()
+        one.group.fds = (spare,) * 3
+    assert one.reader.ticks() == shown
+    assert [reading.ticks for reading in one.reader.read()] == shown
+    for file in one.files.values():
+        put(file, shown[0] + 7)
+    assert one.reader.ticks() == [shown[0] + 7] * 3
+
+
+@needs_perf
+@pytest.mark.parametrize("later", ["passed", "a minute"])
+def test_files_that_are_read_again_are_held_back_once_and_for_a_minute_at_most(tmp_path, closing, later):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    shown = lead(one, 500_000)
+    one.found.stop()
+    one.reader = PowerFiles.over(one.reader, (), one.found.shown, one.clock, timer_of(1))
+    assert one.reader.ticks() == shown
+    if later == "passed":
+        for file in one.files.values():
+            put(file, shown[0] + 7)
+        one.reader.read()
+    else:
+        one.clock.pass_s(61)
+    for file in one.files.values():  # once more around, and a little below what the group had shown
+        put(file, shown[0] - 1000)
+    assert one.reader.ticks() == [shown[0] - 1000] * 3
+
+
+@needs_perf
+def test_a_groups_value_is_never_below_the_files_of_a_moment_ago(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    one.clock.pass_s(61)
+    said = one.counts()
+    assert one.reader.ticks() == [*said.values()]  # the files' own
+    assert isinstance(one.reader, PowerFiles)
+    for track in one.reader._parts[0].tracks:
+        track.base -= 1  # as rounding has it, where nothing was counted since; the group moves by less than that
+    for part in one.reader._parts:
+        part.counted = [0] * 3
+    assert one.reader.ticks() == [*said.values()]
+
+
+def rows_of(one: Machine, rows: int = 10) -> Rows:
+    """What `perun-sample` makes each 5 ms of the counters of a reader that has groups."""
+    assert isinstance(one.reader, PowerFiles) and len(one.reader.members) == 3
+    now = Schedule.starting(5 * MS_NS, time.monotonic_ns(), time.time_ns())
+    files = files_of([one.reader])
+    columns = [(sensor, files[sensor.id]) for sensor in one.reader.sensors]
+    return Rows(columns, Grid(5 * MS_NS, now.offset_ns, now.next_index), rows, members=one.reader.members)
+
+
+@needs_perf
+def test_rows_are_of_the_files_where_the_group_stands_still(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    rows = rows_of(one)
+    try:
+        one.counts()
+        _next(rows)
+        for step_uj in range(1_000_000_000, 5_000_000_000, 1_000_000_000):  # before the next 64th row, at least thrice
+            for file in one.files.values():
+                put(file, step_uj)
+            _next(rows)
+            assert [column[-1] for column in _next(rows).columns] == [step_uj] * 3
+    finally:
+        rows.close()
+
+
+@needs_perf
+def test_rows_do_not_begin_below_what_the_reader_showed(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    shown = lead(one, 500_000)
+    rows = rows_of(one)
+    try:
+        assert [column[0] for column in _next(rows).columns] == shown
+    finally:
+        rows.close()

@@ -239,10 +239,9 @@ class Node:
         if not self.choice.power_pmu:
             self.pmu.stop()
         for place, reader in enumerate(self.readers):
-            if isinstance(reader, PowerFiles) and not self.choice.power_pmu:
-                self.readers[place] = reader.relabelled(reader.sensors)
-            elif type(reader) is NumberFiles and self.choice.power_pmu:
-                self.readers[place] = self.pmu.over(reader)
+            followed = isinstance(reader, PowerFiles) and reader.is_wanted == self.choice.power_pmu
+            if isinstance(reader, NumberFiles) and not followed:
+                self.readers[place] = self.pmu.over(reader, self.choice.power_pmu)
 
     def _connect(self) -> None:
         """Have a child that asks the DCGM host engine of the policy; none where it names none."""
