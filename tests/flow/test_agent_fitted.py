@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.agent_node import FakeNode
+from tests.flow.agent_node import FakeNode, until
 
 STATIC_W = 0.1
 """Little, for the counter stands still from when it is served until the agent reads it."""
@@ -18,18 +18,22 @@ LONG_S = 0.7
 
 
 class Busy:
-    """Two jobs of one CPU each; `work` lets some of them be busy until now, from when it was called last."""
+    """Two jobs of one CPU each. They work, and the counter moves, only within the interval that is open: who was busy
+    before the agent read, and is charged after it, would have been busier than a CPU can be.
+    """
 
     def __init__(self, node: FakeNode) -> None:
         self.node = node
         self.cpu_s = dict.fromkeys(WATTS, 0.0)
-        self.since_s = time.monotonic()
         self.moving_uj: Counter[int] = Counter()
+        self.idle_s = 0.0
+        """The longest time that it took the agent to read what was served."""
 
     def work(self, *jobs: int) -> None:
-        time.sleep(LONG_S)
-        seconds = time.monotonic() - self.since_s
-        self.since_s += seconds
+        """Let some of them be busy from now on, for much longer than the node then stands still."""
+        since_s = time.monotonic()
+        time.sleep(max(LONG_S, 3 * self.idle_s))
+        seconds = time.monotonic() - since_s
         for job in jobs:
             self.cpu_s[job] += seconds
             self.moving_uj[job] += round(WATTS[job] * seconds * 1e6)
@@ -37,21 +41,26 @@ class Busy:
         drawn_w = STATIC_W + sum(WATTS[job] for job in jobs)
         self.node.serve(round(drawn_w * seconds * 1e6), 0, dict.fromkeys(jobs, seconds))
 
+    def end_interval(self, job: int) -> None:
+        """Have the agent read, which it does when a job begins."""
+        since_s = time.monotonic()
+        self.node.begin(job, cpus_on_node=1)
+        self.idle_s = max(self.idle_s, time.monotonic() - since_s)
+
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_of_two_jobs_as_busy_as_each_other_the_one_that_draws_more_gets_more(tmp_path: Path, version: int) -> None:
     node = FakeNode(tmp_path, POLICY, cgroup_version=version, zones={"intel-rapl:0": "package-0"})
     node.start()
     try:
+        until((node.run_dir / "hook.conf").exists, "the policy rules")
         for job in WATTS:
             node.cgroup(job, str(job), 0)
-        node.begin(1, cpus_on_node=1)
-        assert node.answers()
         busy = Busy(node)
+        busy.end_interval(1)
         for number, jobs in enumerate([(1,), (1, 2), (2,), (1, 2), (1, 2)]):
             busy.work(*jobs)
-            node.begin(2 if number == 0 else 10 + number, cpus_on_node=1)  # ends the interval
-            assert node.answers()
+            busy.end_interval(2 if number == 0 else 10 + number)
         for job in WATTS:
             node.end(job)
         found = {job: node.record(job)["domains"]["package-0"] for job in WATTS}
