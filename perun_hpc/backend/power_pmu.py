@@ -39,6 +39,8 @@ STEPS, PART = 2, 10_000
 driver (61035 for 61035.16 pJ), and that of memory is a third of a percent off on some servers."""
 CHECK, CHECK_NS = 64, 60_000_000_000
 """Each so manyth reading is that of the files, and one after so long."""
+FILES_READ = "powercap's files are read"
+"""How the state begins where no group stands in for any."""
 _DISABLED, _GROUP, _CLOEXEC = 1, 8, 8
 _ENABLE, _DISABLE, _WHOLE_GROUP = 0x2400, 0x2401, 1
 _ATTR_B = 128
@@ -338,7 +340,7 @@ class PowerFiles(NumberFiles):
     def state(self) -> str:
         """One line on what is read how."""
         count = sum(len(one.tracks) for one in self._parts)
-        said = f"{len(self._parts)} groups for {count} counters" if count else "powercap's files are read"
+        said = f"{len(self._parts)} groups for {count} counters" if count else FILES_READ
         words = [f"compared with powercap's files: {count} counters" if self._trying and count else said, *self.why]
         return "; ".join(words)
 

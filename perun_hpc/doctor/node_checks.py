@@ -9,6 +9,7 @@ from pathlib import PurePath
 from perun_hpc._version import __version__
 from perun_hpc.agent.outbox.parsing import USER as READER
 from perun_hpc.archive.access import NO_LISTS
+from perun_hpc.backend.power_pmu import FILES_READ
 from perun_hpc.doctor.facts import Facts, Place
 from perun_hpc.doctor.findings import ANY, Check, Fault, Role, Severity
 from perun_hpc.doctor.services import is_ours
@@ -181,6 +182,12 @@ def _agent_policy(facts: Facts) -> Iterator[Fault]:
     said = (facts.agent.answer or {}).get("policy")
     if said and not facts.policy.mistakes:
         yield Fault("agent", f"goes on with an older policy: {said.splitlines()[0]}")
+
+
+def _power_pmu(facts: Facts) -> Iterator[Fault]:
+    said = (facts.agent.answer or {}).get("power_pmu", "")
+    if said.startswith(FILES_READ):
+        yield Fault("agent", f"uses no group of the power PMU, which the policy wants: {said}")
 
 
 def _losses(facts: Facts) -> Iterator[Fault]:
@@ -358,6 +365,9 @@ CHECKS = (
           "make the account; chown {user}: /var/spool/perun; perun agent stop; chown -R {user}: {archive}"),
     Check("agent-policy", ON_NODES, WARNING, "the agent has the policy that lies here", ("agent", "policy"),
           _agent_policy, "perun policy check; perun agent reload"),
+    Check("power-pmu", ON_NODES, Severity.OK, "where the policy wants groups of the power PMU, the agent uses some",
+          ("agent",), _power_pmu,
+          "nothing is lost; docs/sites.md, RAPL by the power PMU; sensors: {{power_pmu: 'off'}} in the policy ends this"),
     Check("agent-losses", ON_NODES, WARNING, "the agent reads every sensor and ships everything", ("agent",), _losses,
           "{remedy}"),
     Check("sensors", ON_NODES, WARNING, "every sensor can be read (while no agent runs)", ("sensors",), _sensors,

@@ -196,6 +196,11 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("agent-version", agent(answer={"version": "0.0.1"}), "version 0.0.1 still runs"),
     ("agent-user", agent(answer={"uid": "0"}), "runs as root"),
     ("agent-policy", agent(answer={"policy": "policy.yaml:1:1: wrong"}), "policy.yaml:1:1: wrong"),
+    (
+        "power-pmu",
+        agent(answer={"power_pmu": "powercap's files are read; no group of power events on CPU 0: not permitted"}),
+        "files are read; no group of power events on CPU 0: not permitted",
+    ),
     ("agent-losses", agent(lines=(("not-shipped", "not shipped since ..."),)), "ls -ld /shared/perun"),
     ("agent-losses", agent(lines=(("not-there", "not there: x"),)), "sensors: {backends: [...]}"),
     ("sensors", {"sensors": (("ipmi", "no answer", "look"),)}, "ipmi: no answer -> look"),

@@ -19,7 +19,7 @@ from perun_hpc.backend import accelerators, catalog, estimate, mirrors
 from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
-from perun_hpc.backend.power_pmu import Pmu, PowerFiles
+from perun_hpc.backend.power_pmu import FILES_READ, Pmu, PowerFiles
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import DUMB, Absent, Files, NumberFiles, descriptors_of
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
@@ -228,7 +228,7 @@ class Node:
         """One line on how groups of the power PMU are read; empty where the policy wants none."""
         if not self.choice.power_pmu:
             return ""
-        states = [one.state for one in self.readers if isinstance(one, PowerFiles)]
+        states = [one.state for one in self.readers if isinstance(one, PowerFiles)] or [FILES_READ]
         return "; ".join((*states, *self.pmu.why))
 
     def _power_changes(self) -> int:
