@@ -133,7 +133,7 @@ class Pmu:
                 continue
             groups.append(Group(cpu, tuple(one[0] for one in found), tuple(one[2] for one in found), fds))
         if not groups and not why:
-            why.append("no event of the power PMU is of a sensor of powercap's")
+            why.append("no event of the power PMU was of a sensor of powercap's when the agent began")
         return cls(tuple(groups), tuple(why))
 
     def over(self, files: NumberFiles, wanted: bool) -> NumberFiles:
@@ -447,11 +447,12 @@ class PowerFiles(NumberFiles):
             part.group_ns = min(part.group_ns, times[1] - times[0], times[3] - times[2])  # the first one is cold
             part.files_ns = min(part.files_ns, (times[2] - times[1]) // len(fds))
             for one, value in zip(tuple(part.tracks), files, strict=True):
-                over = None if value is None else one.hold(value, before[one.member], after[one.member])
-                if over is None:
-                    self._leave(part, one, "its file holds no number")
-                elif over:
+                if value is None or not 0 <= value < one.wrap:
+                    self._leave(part, one, "its file holds no number of its range")
+                elif over := one.hold(value, before[one.member], after[one.member]):
                     self._leave(part, one, f"the group's value is {over} uJ further from its file's than it may be")
+            if len(part.tracks) < len(files) and not self._trying:
+                self._weigh(part)
         if self._trying:
             self._try_on()
         self._settle()
@@ -466,10 +467,14 @@ class PowerFiles(NumberFiles):
         for part in tuple(self._parts):
             for one in [one for one in part.tracks if one in slow]:
                 self._leave(part, one, "it hardly counts")
-            took_ns = part.files_ns * len(part.tracks)
-            if part.tracks and part.group_ns >= took_ns:
-                us = f"{part.group_ns / 1000:.1f} us, its files {took_ns / 1000:.1f} us"
-                self._drop(part, f"not cheaper: a read of the group takes {us}")
+            self._weigh(part)
+
+    def _weigh(self, part: _Part) -> None:
+        """Drop a group that costs no less than the files that it stands in for."""
+        took_ns = part.files_ns * len(part.tracks)
+        if part.tracks and part.group_ns >= took_ns:
+            us = f"{part.group_ns / 1000:.1f} us, its files {took_ns / 1000:.1f} us"
+            self._drop(part, f"not cheaper: a read of the group takes {us}")
 
     def _leave(self, part: _Part, one: _Track, why: str) -> None:
         part.tracks.remove(one)

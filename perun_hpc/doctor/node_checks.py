@@ -367,7 +367,7 @@ CHECKS = (
           _agent_policy, "perun policy check; perun agent reload"),
     Check("power-pmu", ON_NODES, Severity.OK, "where the policy wants groups of the power PMU, the agent uses some",
           ("agent",), _power_pmu,
-          "nothing is lost; docs/sites.md, RAPL by the power PMU; sensors: {{power_pmu: 'off'}} in the policy ends this"),
+          "nothing is lost; see docs/sites.md, RAPL by the power PMU; power_pmu: 'off' in the policy ends the note"),
     Check("agent-losses", ON_NODES, WARNING, "the agent reads every sensor and ships everything", ("agent",), _losses,
           "{remedy}"),
     Check("sensors", ON_NODES, WARNING, "every sensor can be read (while no agent runs)", ("sensors",), _sensors,

@@ -281,10 +281,16 @@ def test_no_such_pmu_is_said(tmp_path):
         ({"kind": "4000000"}, "no group of power events on CPU 0: no such file or directory"),
         ({"kind": "-1"}, "no power PMU: "),
         ({"kind": "4294967296"}, "no power PMU: "),
-        ({"events": {"pkg": "event=010"}}, "no event of the power PMU is of a sensor of powercap's"),
-        ({"events": {"pkg": "event=0x0,umask=2"}}, "no event of the power PMU is of a sensor of powercap's"),
-        ({"scale": "1e400"}, "no event of the power PMU is of a sensor of powercap's"),
-        ({"cpumask": "none"}, "no event of the power PMU is of a sensor of powercap's"),
+        (
+            {"events": {"pkg": "event=010"}},
+            "no event of the power PMU was of a sensor of powercap's when the agent began",
+        ),
+        (
+            {"events": {"pkg": "event=0x0,umask=2"}},
+            "no event of the power PMU was of a sensor of powercap's when the agent began",
+        ),
+        ({"scale": "1e400"}, "no event of the power PMU was of a sensor of powercap's when the agent began"),
+        ({"cpumask": "none"}, "no event of the power PMU was of a sensor of powercap's when the agent began"),
     ],
 )
 def test_what_cannot_be_opened_is_said_and_the_files_are_read(tmp_path, closing, more, why):
@@ -544,3 +550,26 @@ def test_rows_do_not_begin_below_what_the_reader_showed(tmp_path, closing):
         assert [column[0] for column in _next(rows).columns] == shown
     finally:
         rows.close()
+
+
+@needs_perf
+def test_a_group_for_fewer_counters_than_before_is_weighed_again(tmp_path, closing):
+    one = machine(tmp_path, files_ns=15_000)  # its read takes 10 us: as long as those of two files
+    closing.append(one)
+    one.first_readings()
+    assert len(one.ids()) == 3
+    one.clock.pass_s(61)
+    one.counts(gain=1.01, only="dram")
+    one.reader.read()
+    assert one.ids() == set()
+    assert "not cheaper: a read of the group takes 10.0 us, its files 10.0 us" in one.reader.state
+
+
+@needs_perf
+def test_a_file_beyond_its_range_stays_powercaps(tmp_path, closing):
+    one = machine(tmp_path, range_uj=2_000_000)
+    closing.append(one)
+    assert isinstance(one.reader, PowerFiles)
+    put(one.files["package-0"], 3_000_000)
+    assert one.reader.ticks()[0] == 3_000_000
+    assert "package-0: its file holds no number of its range" in one.reader.state
