@@ -30,7 +30,7 @@ from perun_hpc.archive.aside import entries
 from perun_hpc.archive.meter_readings import files_of
 from perun_hpc.archive.places import REFUSED, Archive, Run
 from perun_hpc.data_model.wording import count
-from perun_hpc.errors import DataError
+from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.inputs import read_text
 from perun_hpc.slurm.sacct import CLOCK_S, SlurmJob, by_id, is_one_of, nodes_of, pair_runs
 
@@ -313,7 +313,8 @@ def not_covered_s(before: MeterRow, after: MeterRow) -> float:
 
 
 def meter_rows(path: Path) -> Iterator[MeterRow]:
-    """Yield the readings of a facility meter's CSV, as they stand; `DataError` where it is none."""
+    """Yield the readings of a facility meter's CSV, as they stand; `NotFoundError` where there is no such file,
+    `DataError` where it is none."""
     import csv
     import io
 
@@ -330,6 +331,8 @@ def meter_rows(path: Path) -> Iterator[MeterRow]:
                 continue
             if all(map(math.isfinite, (time_s, kwh, covered_s or 0.0))) and _REST not in row:
                 yield time_s, kwh, covered_s
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}: no meter readings, the file is not there: name a CSV file; {remedy}") from error
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: no meter readings ({error}): {remedy}") from error
 

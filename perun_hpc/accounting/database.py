@@ -308,6 +308,8 @@ def _check_file(path: Path, create: bool) -> None:
                 f"{path}: the ledger cannot be made or opened: {error.strerror}: "
                 f"let {path.parent} be a directory of the service user's"
             ) from error
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise AccessError(f"{path}: only the service user may write the ledger: do this as root or as that user")
         return
     try:
         there = path.exists()

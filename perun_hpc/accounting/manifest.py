@@ -17,7 +17,7 @@ from pathlib import Path
 from perun_hpc.accounting.month import Month, Sums, days_of
 from perun_hpc.archive.places import Archive
 from perun_hpc.data_model import codec
-from perun_hpc.errors import DataError, NotFoundError
+from perun_hpc.errors import AccessError, DataError, NotFoundError
 from perun_hpc.files import write_new
 from perun_hpc.inputs import read_regular
 
@@ -118,7 +118,8 @@ def write_manifest(
 
 
 def read_manifest(archive: Archive, month: str) -> Manifest:
-    """Read a month's manifest; `NotFoundError` where it was never sealed, `DataError` where it is damaged."""
+    """Read a month's manifest; `NotFoundError` where it was never sealed, `AccessError` where it is not the caller's,
+    `DataError` where it is damaged."""
     path = manifest_file(archive, month)
     try:
         value = json.loads(read_regular(path, MAX_B))
@@ -128,6 +129,10 @@ def read_manifest(archive: Archive, month: str) -> Manifest:
     except FileNotFoundError as error:
         raise NotFoundError(
             f"{path} is not there: seal the month at the site (perun seal {month}), or copy all of the archive"
+        ) from error
+    except PermissionError as error:
+        raise AccessError(
+            f"{path}: not yours to read: ask as root or the collector's user, or verify a copy"
         ) from error
     except (OSError, *codec.MISFITS, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged manifest ({error}): take the copy that was signed") from error

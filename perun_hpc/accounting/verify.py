@@ -30,7 +30,7 @@ from perun_hpc.accounting.node_events import Slurm
 from perun_hpc.accounting.statement import Embodied
 from perun_hpc.archive.places import Archive
 from perun_hpc.energy.footprint import Factor
-from perun_hpc.errors import DataError, UsageError
+from perun_hpc.errors import DataError, NotFoundError, UsageError
 from perun_hpc.inputs import read_regular
 
 GROWS = ("nodes/", "facility/")
@@ -73,6 +73,8 @@ def seal(
     ------
     UsageError
         While the month goes on, or once it is sealed: joules of a sealed month never change.
+    NotFoundError
+        Of a month of which nothing is here: nobody knows what was drawn in it, which is not 0 J.
     DataError
         Where evidence cannot be read.
     """
@@ -93,8 +95,10 @@ def seal(
         )
     if records.packs:
         raise DataError(f"{records.packs[0]}: {NOT_READ}")
-    summed = sum_month(archive, month, records.files, ledger_files(archive, month))
-    last, others = max(bounds), meter_files(archive, month)
+    ledgers, others, last = ledger_files(archive, month), meter_files(archive, month), max(bounds)
+    if not (records.files or ledgers or others):
+        raise NotFoundError(f"{archive.base} has no evidence of {month}: there is nothing to seal")
+    summed = sum_month(archive, month, records.files, ledgers)
     if said is not None:
         path = node_events.write(archive, month, said)
         others[path.relative_to(archive.base).as_posix()] = digest_of(path)

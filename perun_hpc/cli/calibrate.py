@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perun_hpc.accounting.calibrating import COMPONENTS, Beside, Meter, rows_beside
 from perun_hpc.archive.places import Archive
-from perun_hpc.cli.where import places
+from perun_hpc.cli.where import places, present
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy.calibration import DAY_ERROR, DAYS_S, WallModel, fit, relative_error
 from perun_hpc.errors import DataError, UsageError
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     together = frozenset(filter(None, args.together.split(",")))
     if not together <= set(COMPONENTS) or len(together) == 1:
         raise UsageError(f"--together {args.together}: name two or more of {', '.join(COMPONENTS)}")
-    archive = places(args).archive
+    archive = present(places(args).archive)
     meters = [_meter(archive, text) for text in args.meter]
     beside = rows_beside(archive, meters, days, args.period, together)
     model = fit(beside.rows, args.meter_error)

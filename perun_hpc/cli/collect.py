@@ -35,8 +35,9 @@ from perun_hpc.archive.places import BOUNDARIES, RUNNING, Archive, clusters
 from perun_hpc.archive.refused import lately_refused
 from perun_hpc.cli import logs, traces
 from perun_hpc.cli.wake import WakeSocket
+from perun_hpc.cli.where import listable
 from perun_hpc.data_model import metrics
-from perun_hpc.errors import AccessError, NotFoundError, PerunError, UnavailableError, UsageError
+from perun_hpc.errors import NotFoundError, PerunError, UnavailableError, UsageError
 from perun_hpc.process.scraped import Scraped
 from perun_hpc.process.whole import make_whole
 from perun_hpc.report.backlog import NAMED, status, troubles
@@ -174,8 +175,7 @@ def _show(scraped: Scraped, figures: SiteFigures, names: Sequence[str], root: Pa
 
 def _status(root: Path, names: Sequence[str], site: Site) -> int:
     """Print how the collector fares; 1 where an administrator must look at something."""
-    if not os.access(root, os.R_OK | os.X_OK):
-        raise AccessError(f"{root}: not yours to list: ask as root or the collector's user")
+    listable(root)
     style, now_s, well = style_for(sys.stdout), time.time(), True
     for name in names:
         archive = Archive(root, name)

@@ -19,7 +19,7 @@ from perun_hpc.archive.places import Archive, clusters
 from perun_hpc.cli.where import mounted, places
 from perun_hpc.data_model.record import EnergyRecord, json_schema
 from perun_hpc.data_model.wording import count
-from perun_hpc.errors import DataError, PerunError, UsageError
+from perun_hpc.errors import DataError, NotFoundError, PerunError, UsageError
 from perun_hpc.report import quantities as q
 from perun_hpc.slurm.times import parse_time
 from perun_hpc.store.thin import thin
@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         return _retention(args)
     if args.action in ("rebuild", "pseudonymise", "delete"):
         mounted(args)
-    ledger = open_ledger(args.ledger or load_site().ledger, create=True)
+    if args.action == "restore" and not args.file.is_file():
+        raise NotFoundError(f"{args.file} is not there: name a file that perun ledger backup wrote")
+    ledger = _opened(args.ledger or load_site().ledger, new=args.action in ("restore", "rebuild"))
     try:
         if args.action == "backup":
             print(f"{count(upkeep.backup(ledger, args.file), 'record')} written to {args.file}")
@@ -84,6 +86,14 @@ def run(args: argparse.Namespace) -> int:
     finally:
         ledger.close()
     return 0
+
+
+def _opened(url: str, new: bool) -> Ledger:
+    """The ledger, its tables as this version wants them; NotFoundError where there is none, unless it may be `new`: of
+    one that is on another host nothing would be backed up, and nobody forgotten."""
+    if not new:
+        open_ledger(url).close()
+    return open_ledger(url, create=True)
 
 
 def _rebuild(args: argparse.Namespace, ledger: Ledger) -> str:
@@ -124,7 +134,8 @@ def _retention(args: argparse.Namespace) -> int:
     site, where, now_s = load_site(), places(args), time.time()
     root = where.archive.root
     archives = [Archive(root, name) for name in ([args.cluster] if args.cluster else clusters(root))]
-    with contextlib.closing(open_ledger(args.ledger or site.ledger, create=not args.dry_run)) as ledger:
+    url = args.ledger or site.ledger
+    with contextlib.closing(open_ledger(url) if args.dry_run else _opened(url, new=False)) as ledger:
         failed = _traces(archives, site, now_s, args.dry_run)
         after = site.settings.store.pack_after_ns
         if isinstance(after, int):

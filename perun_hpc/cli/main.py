@@ -62,6 +62,14 @@ _PACKAGES = {"psycopg": "'psycopg[binary]'", "yaml": "PyYAML", "pynvml": "nvidia
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Of a write without a file's name: stdout's."""
 
+_OF_A_FILE = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "do this as root or as the user whose it is"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make space there"),
+    errno.EROFS: "mount it for writing",
+    errno.EIO: "see the disk or the file server",
+}
+"""What a file may refuse a command that did not expect it, with the remedy; all else is a fault of perun's own."""
+
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Help as wide as the terminal. (argparse asks shutil, for every option anew; importing it delays `monitor`.)"""
@@ -126,10 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _end_stdout()  # the reader (head, less) went away
         return code
     except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
+        if error.filename is not None and error.errno in _OF_A_FILE:
+            said = f"{os.fsdecode(error.filename)}: {error.strerror}: {_OF_A_FILE[error.errno]}"
+        elif error.filename is None and error.errno in _FULL:
+            _end_stdout()
+            said = f"the output cannot be written: {error.strerror}; write it to another place"
+        else:
             raise
-        _end_stdout()
-        print(f"perun: the output cannot be written: {error.strerror}; write it to another place", file=sys.stderr)
+        print(f"perun: {said}", file=sys.stderr)
+        logs.failure(said)
         return AccessError.exit_code
     except KeyboardInterrupt:
         return 130

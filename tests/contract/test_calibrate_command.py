@@ -149,7 +149,7 @@ def test_two_cords_are_one_meter_and_how_cpus_were_set_is_said(
         (("--meter", "pdu3=n[1-"), 64, "write NAME=NODES"),
         (("--meter", "pdu3+=n1"), 64, "write NAME=NODES"),
         (("--meter", "pdu3=n9"), 66, "no node ledger of n9"),
-        (("--meter", "none=n1"), 65, "no meter readings"),
+        (("--meter", "none=n1"), 66, "no meter readings"),
         (("--meter", "pdu3=n1", "--together", "cpu"), 64, "two or more of"),
         (("--meter", "pdu3=n1", "--period", "1"), 64, "from 60 to 86400"),
         (("--meter", "pdu3=n[1-2]", "--period", "3600"), 65, "let it run longer"),

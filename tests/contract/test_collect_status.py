@@ -140,11 +140,24 @@ def test_users_do_not_read_the_collectors_word(site: Site) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_user_is_told_whom_to_ask_as(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "collect --status",
+        "balance 2026-11 --no-slurm",
+        "seal 2026-11 --no-slurm",
+        "verify 2026-11",
+        "calibrate --meter hall=n1",
+        "ledger rebuild",
+        "ledger delete --user alice",
+    ],
+)
+def test_a_user_is_told_whom_to_ask_as(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as open_to_all:
         root = Path(open_to_all)
         root.chmod(0o711)
         (root / "archive").mkdir(mode=0o711)
+        (root / "archive" / "c").mkdir(mode=0o711)
         (root / "policy.yaml").write_text(f"store: {{archive: {root}/archive}}\n")
         monkeypatch.setenv("PERUN_POLICY", str(root / "policy.yaml"))
         with (root / "said").open("w") as said:
@@ -156,7 +169,8 @@ def test_a_user_is_told_whom_to_ask_as(site: Site, monkeypatch: pytest.MonkeyPat
                 os.setgid(65534)
                 os.setuid(65534)
                 try:
-                    code = main(["collect", "--status"])
+                    words = command.split()
+                    code = main([words[0], *([] if words[0] == "collect" else ["--cluster", "c"]), *words[1:]])
                     sys.stderr.flush()
                     os._exit(code)
                 finally:

@@ -287,6 +287,23 @@ def test_a_damaged_row_is_named_with_what_helps(
     assert main(["ledger", "--ledger", str(new), *where, *backup]) == 0
 
 
+@pytest.mark.parametrize("action", ["backup", "delete --user alice", "pseudonymise --user alice", "retention"])
+def test_a_ledger_that_is_not_there_is_not_taken_for_an_empty_one(
+    archive: Archive, tmp_path: Path, action: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_incoming(archive.root, boundary(1))
+    words = [*action.split(), *([str(tmp_path / "backup")] if action == "backup" else [])]
+    options = ["--ledger", str(tmp_path / "new.db"), "--archive", str(archive.root), "--cluster", "c"]
+    assert main(["ledger", *options, *words]) == 66
+    assert f"{tmp_path / 'new.db'}: no ledger here" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive"]
+
+
+def test_a_backup_that_is_not_there_makes_no_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ledger", "--ledger", str(tmp_path / "new.db"), "restore", str(tmp_path / "none")]) == 66
+    assert f"{tmp_path / 'none'} is not there" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("action", ["rebuild", "delete --user alice", "pseudonymise --user alice", "retention"])
 @pytest.mark.parametrize("there", [True, False])
 def test_an_archive_that_is_not_mounted_is_not_taken_for_an_empty_one(

@@ -214,6 +214,7 @@ def test_a_directory_that_was_renamed_is_found_and_one_that_is_gone_is_named(sea
 
 def test_months_are_a_chain(tmp_path: Path, utc: None) -> None:
     archive, _ = make_archive(tmp_path, SEED)
+    (archive.node_ledgers()[0].parent / "2025-10-31.jsonl").touch()
     first = verifying.seal(archive, "2025-10", AFTER_S)
     second = verifying.seal(archive, MONTH, AFTER_S)
     assert (first.after, second.after) == ("0" * 64, first.days[-1].sha256)
@@ -310,6 +311,24 @@ def test_an_archive_that_is_not_there_is_not_sealed(tmp_path: Path, capsys: pyte
             == f"perun: {tmp_path / place}/c is not there: name the archive by --archive, the cluster by --cluster\n"
         )
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_a_month_of_which_nothing_is_known_is_not_sealed_as_0_j(
+    tmp_path: Path, utc: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, _ = make_archive(tmp_path, SEED)
+    options = ["--no-slurm", "--archive", str(archive.root), "--cluster", "c"]
+    assert main(["seal", "2024-03", *options]) == 66
+    assert f"{archive.base} has no evidence of 2024-03" in capsys.readouterr().err
+    assert not manifest_file(archive, "2024-03").exists()
+
+
+def test_a_place_that_takes_nothing_is_one_line(tmp_path: Path, utc: None, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, _ = make_archive(tmp_path, SEED)
+    manifest_file(archive, MONTH).parents[1].symlink_to("/sys/kernel")
+    assert perun(archive, "seal", "--no-slurm") == 77
+    said = capsys.readouterr().err
+    assert said.startswith("perun: ") and "/months/2025-11" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("month", ["2026-13", "2026", "nov", "2026-11-01", "0000-01"])
