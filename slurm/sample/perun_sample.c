@@ -272,14 +272,14 @@ static int64_t counted(const struct column *kind, const struct event *leader)
  */
 static int64_t base_of(const struct column *kind, int64_t former, int64_t value, int64_t before, int64_t after)
 {
-	int64_t low = (value - after + kind->wrap) % kind->wrap, room = (after - before + kind->wrap) % kind->wrap, off;
+	int64_t low = (value - after + kind->wrap) % kind->wrap, width = (after - before + kind->wrap) % kind->wrap, off;
 
 	if (former == GAP_VALUE)
 		return low;
 	off = (former - low + kind->wrap) % kind->wrap;
-	if (off <= room)
+	if (off <= width)
 		return former;
-	return off - room < kind->wrap - off ? (low + room) % kind->wrap : low;
+	return off - width < kind->wrap - off ? (low + width) % kind->wrap : low;
 }
 
 /* A counter by its group, read once for all its columns; at the file's turn, or where the group fails, by its file. */
