@@ -42,19 +42,26 @@ class Traces:
         self._visibility = visibility
         self._clock = clock
         self._open: dict[str, tuple[Session, Trace]] = {}  # by the session's place
+        self._row_ns: int | None = None
+        """No trace has a row before that moment (monotonic); None: it has to be looked."""
         self._fast: FastTrace | None = None
         self._fast_of, self._fast_again_ns = "", 0
 
     @property
     def due_ns(self) -> int:
         """When the next row is due (monotonic); far away without traces."""
-        due_ns = min([trace.due_ns for session, trace in self._open.values() if self._lives(session)], default=NEVER_NS)
-        return due_ns if self._fast is None else min(due_ns, self._fast.due_ns)
+        if self._row_ns is None:
+            due = [trace.due_ns for session, trace in self._open.values() if self._lives(session)]
+            self._row_ns = min(due, default=NEVER_NS)
+        return self._row_ns if self._fast is None else min(self._row_ns, self._fast.due_ns)
 
     def sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None, meter: Meter) -> None:
         """Store a row in every trace that is due; whatever the number of jobs, the sensors are read once."""
         if self._fast is not None:
             self._turn(self._fast, now_ns, ended=snapshot is not None)
+        if self._row_ns is not None and now_ns < self._row_ns:
+            return
+        self._row_ns = None
         due = [one for one in self._open.values() if one[1].due_ns <= now_ns and self._lives(one[0])]
         if not due:
             return
@@ -121,7 +128,7 @@ class Traces:
         """The trace has rows up to that moment (None: while its user may see them so fine), and goes on by itself."""
         fast = self._fast
         if fast is not None and fast.session is session:
-            self._fast = None
+            self._fast = self._row_ns = None
             fast.stop(until_ns)
 
     def _end_ns(self, session: Session) -> int:
@@ -166,7 +173,7 @@ class Traces:
                 held.seal()
             mono_ns, real_ns = self._clock.mono_ns(), self._clock.real_ns()  # the import may have taken a second
             begun = trace.Trace.begin(session, directory, self._node.sensors, name, period_ns, mono_ns, real_ns)
-            self._open[session.place] = session, begun
+            self._open[session.place], self._row_ns = (session, begun), None
         except OSError as error:
             log(f"trace of {session.key.name}: {error}")
             session.lose_trace(str(error), for_good=True)
@@ -182,7 +189,7 @@ class Traces:
             session.lose_trace(str(error), for_good=True)
         else:
             if held is not None:
-                self._open[session.place] = session, held
+                self._open[session.place], self._row_ns = (session, held), None
                 guard("rows", partial(held.take_left, directory / ROWS))
 
     def seal(self, session: Session) -> None:
