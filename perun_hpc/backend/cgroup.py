@@ -31,11 +31,10 @@ def _plain(content: str) -> int:
 
 
 def _cpu_stat(content: str) -> int:
-    for line in content.splitlines():
-        name, _, value = line.partition(" ")
-        if name == "usage_usec":
-            return int(value) * 1000
-    raise ValueError("no usage_usec")
+    before, name, after = content.partition("usage_usec ")
+    if not name or (before and not before.endswith("\n")):
+        raise ValueError("no usage_usec")
+    return int(after.partition("\n")[0]) * 1000
 
 
 def _io_v1(word: str) -> Callable[[str], int]:
@@ -93,6 +92,7 @@ class JobCgroup:
         self._open: list[tuple[int, Callable[[str], int]] | None] = [self._find(sources) for sources in _SOURCES]
         self.inode = _inode(next(iter(directories.values())))
         self._awake: Path | None = None  # the freezer's file of a step that was not frozen when it was read last
+        self._awake_fd = -1
         self._sensors = _job_sensors(key, str(next(iter(directories.values()))))
 
     @property
@@ -220,17 +220,28 @@ class JobCgroup:
         which it may leave out. A job with no other step than extern looks like a running one then. Without
         a freezer (proctrack/linuxproc, proctrack/pgid) Slurm stops the processes instead.
         """
-        if self._awake is not None and _frozen(self._awake) is False:
-            return False  # one file: a job may have many steps, and most jobs run
-        self._awake = None
+        if self._awake_fd >= 0 and _frozen(self._awake_fd) is False:
+            return False  # one file, kept open: a job may have many steps, and most jobs run
+        self._sleep()
         frozen = None
         for step, file in self._freezers():
-            one = _frozen(step / file)
+            try:
+                fd = os.open(step / file, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            one = _frozen(fd)
             if one is False and step.name != _EXTERN:
-                self._awake = step / file
+                self._awake, self._awake_fd = step / file, fd
                 return False
+            os.close(fd)
             frozen = one if frozen is None else frozen
         return self._stopped(root) if frozen is None else frozen
+
+    def _sleep(self) -> None:
+        """No step is known any more to be awake."""
+        if self._awake_fd >= 0:
+            os.close(self._awake_fd)
+        self._awake, self._awake_fd = None, -1
 
     @property
     def sign(self) -> Path | None:
@@ -285,6 +296,7 @@ class JobCgroup:
 
     def close(self) -> None:
         """Close the files."""
+        self._sleep()
         for opened in self._open:
             if opened is not None:
                 with contextlib.suppress(OSError):
@@ -314,17 +326,21 @@ def _inode(directory: Path) -> int:
         return 0
 
 
-def _frozen(file: Path) -> bool | None:
-    """What the kernel says in a cgroup's `freezer.state` (v1) or `cgroup.events` (v2); None where it says nothing."""
+def _frozen(fd: int) -> bool | None:
+    """What the kernel says in a cgroup's `freezer.state` (v1) or `cgroup.events` (v2); None where it says nothing.
+
+    Of a cgroup that is gone it refuses to say anything (ENODEV); elsewhere the file has no name any more.
+    """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            said = os.read(descriptor, 4096)  # whole: of each job at each edge
-        finally:
-            os.close(descriptor)
+        said = os.pread(fd, 4096, 0)
+        if not os.fstat(fd).st_nlink:
+            return None
     except OSError:
         return None
-    return next((_FROZEN[line] for line in said.splitlines() if line in _FROZEN), None)
+    for line in said.splitlines():
+        if line in _FROZEN:
+            return _FROZEN[line]
+    return None
 
 
 _FROZEN = {b"FROZEN": True, b"FREEZING": False, b"THAWED": False, b"frozen 1": True, b"frozen 0": False}
