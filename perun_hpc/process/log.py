@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -26,6 +26,9 @@ class Noted(Protocol):
         """Something of it could not be done."""
 
 
+S = TypeVar("S", bound=Noted)
+
+
 def log(text: str) -> None:
     """Write one line, with its time where no journal adds it."""
     with contextlib.suppress(OSError):  # the log's disk may be full, too
@@ -40,13 +43,30 @@ def guard(what: str, work: Callable[[], T], of: Noted | None = None) -> T | None
     """
     try:
         return work()
-    except (OSError, PerunError) as error:
-        failures.say(f"{what}: {error}")
     except Exception as error:
-        failures.say(f"{what}: a fault of perun: {place(error)}")
-        if of is not None:
-            of.fail(what)
+        _note(what, error, of)
     return None
+
+
+def guard_each(what: str, work: Callable[[S], T], sessions: Iterable[S]) -> list[T | None]:
+    """The same for each of many sessions, at each edge of a job on a full node: what the work gave, None: it failed."""
+    found: list[T | None] = []
+    for session in sessions:
+        try:
+            found.append(work(session))
+        except Exception as error:
+            found.append(None)
+            _note(what, error, session)
+    return found
+
+
+def _note(what: str, error: Exception, of: Noted | None) -> None:
+    if isinstance(error, (OSError, PerunError)):
+        failures.say(f"{what}: {error}")
+        return
+    failures.say(f"{what}: a fault of perun: {place(error)}")
+    if of is not None:
+        of.fail(what)
 
 
 def place(error: BaseException) -> str:

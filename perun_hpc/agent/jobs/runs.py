@@ -15,7 +15,7 @@ from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import INTERVAL_NS, Meter
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.policy.applier import PolicyApplier
-from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
+from perun_hpc.agent.sources.node import NO_USE, Node, Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
@@ -137,7 +137,7 @@ class Jobs:
         """Whether there is something to do each second: for young jobs, those without a cgroup, failed messages."""
         now_ns = self._clock.mono_ns()
         return bool(self._tries) or any(
-            _is_young(one, now_ns) or one.steps or self._meter.uses.get(one.key, JobUse()).cpu_ns is None
+            _is_young(one, now_ns) or one.steps or self._meter.uses.get(one.key, NO_USE).cpu_ns is None
             for one in self._register.live.values()
         )
 
@@ -155,7 +155,7 @@ class Jobs:
         A job that no agent saw start may have been over by then; any other one may still get its first cgroup, within
         a day. A job whose CPUs are others' by now does not come back.
         """
-        if self._meter.uses.get(session.key, JobUse()).cpu_ns is not None:
+        if self._meter.uses.get(session.key, NO_USE).cpu_ns is not None:
             self._gone_ns.pop(session.key, None)
             return
         gone_ns = now_ns - self._gone_ns.setdefault(session.key, now_ns)

@@ -155,20 +155,26 @@ def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dic
 
 def take_late_edges(
     session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor], others: Collection[str] = ()
-) -> None:
+) -> bool:
     """The start readings of counters that could not be read when the session began; they have their own times.
 
     `others` count a domain in the place of another sensor, which counted it until then: nothing is missing of those.
+    True where there is none any more that has not been read.
     """
+    all_read = True
     for sensor in sensors if session.start.source != "epilog" else ():
         reading, taken = readings[sensor.id], session.edges_start.get(sensor.id)
-        if reading.ticks is None or (taken is not None and taken[0] is not None):
+        if taken is not None and taken[0] is not None:
+            continue
+        if reading.ticks is None:
+            all_read = False
             continue
         session.read_late(sensor.id, [reading.ticks, reading.mono_ns])
         late_ns = reading.mono_ns - session.start.mono_ns
         if late_ns > 0 and sensor.id not in others:
             why = f"first read {late_ns / 1e9:.1f} s after the job's start"
             session.add_gap(Gap(sensor.domain, session.start.mono_ns, reading.mono_ns, why))
+    return all_read
 
 
 def note_what_lacks(

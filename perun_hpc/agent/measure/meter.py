@@ -26,12 +26,12 @@ from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.cpu_settings import CpuSettings
 from perun_hpc.agent.sources.fallback import Fallback
 from perun_hpc.agent.sources.gauges import Gauges
-from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
+from perun_hpc.agent.sources.node import NO_USE, JobUse, Node, Snapshot
 from perun_hpc.agent.sources.step_watch import StepWatch
 from perun_hpc.backend.gpus import unknown
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
-from perun_hpc.data_model.sensor import Provenance
+from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
 from perun_hpc.energy.attribute import FITTED, DomainKind, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, Plan, energy_counters, plan, scope_sentence
 from perun_hpc.energy.counters import STILL, busy_between, span
@@ -39,7 +39,7 @@ from perun_hpc.energy.crosscheck import NO_MEASUREMENT
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.energy.uncertainty import static_error
 from perun_hpc.process.clock import Clock
-from perun_hpc.process.log import guard
+from perun_hpc.process.log import guard, guard_each
 
 if TYPE_CHECKING:
     from perun_hpc.agent.sources.fast_rows import FastRows
@@ -126,6 +126,8 @@ class Meter:
         self._power_uw: Mapping[str, int] = {}
         self._rows: list[Block] = []
         self._still: dict[str, str] = {}
+        self._begun: dict[SessionKey, tuple[Sensor, ...]] = {}
+        """Sessions of which all these sensors' first readings are known."""
         self._continuing: set[str] = set()
         self._fallback = Fallback()
         self._intervals = Intervals(tuple(self.domains.values()), self._topology)
@@ -167,11 +169,7 @@ class Meter:
         snapshot = self._node.read(fresh=True)
         self.checks.note(snapshot.readings)
         self.activity.note(snapshot.readings)
-        uses = {
-            key: self._use(one, whole is None or key in whole)
-            for key, one in live.items()
-            if key not in self._register.over
-        }
+        uses = self._uses([one for key, one in live.items() if key not in self._register.over], whole)
         alone = [session for session in live.values() if self._register.alone(session)]
         for session in self.steps.hear():
             self.steps.glance(session)
@@ -191,18 +189,18 @@ class Meter:
             self._book(snapshot, replace(stretch, unseen=unseen), settle)
             if others:
                 self._learn_cpus()
-        for session in live.values():
-            guard(
-                "late readings",
-                partial(booking.take_late_edges, session, snapshot.readings, self.sensors, self._continuing),
-                session,
-            )
+        late = [session for key, session in live.items() if self._begun.get(key) is not self.sensors]
+        guard_each("late readings", partial(self._take_late_edges, snapshot.readings), late)
         guard("how CPUs are set", self._note_settings)
         self.uses = uses
         self.parent_cpu_ns = parent_cpu_ns
         for session in alone:
             self.steps.share_out(session, self.static, snapshot.mono_ns)
         return snapshot
+
+    def _take_late_edges(self, readings: Mapping[str, Reading], session: Session) -> None:
+        if booking.take_late_edges(session, readings, self.sensors, self._continuing):
+            self._begun[session.key] = self.sensors
 
     def _note_settings(self) -> None:
         """An interval begins: how CPUs are set now is a part of its jobs' conditions, and what it is learnt under."""
@@ -336,15 +334,24 @@ class Meter:
             session.run_anywhere()
         session.run_on(its)
 
-    def _note_use(self, session: Session, use: JobUse, cpu_ns: int | None, busy_ns: Mapping[int, int]) -> None:
-        """Add to a session what its cgroup said."""
-        self.run_on(session, use.cpus)
+    def _note_use(self, session: Session, use: JobUse, cpu_ns: int | None, busy_ns: int) -> None:
+        """Add to a session what its cgroup said; `busy_ns` is that of all CPUs."""
+        if use.cpus is not None:
+            self.run_on(session, use.cpus)
         session.use(cpu_ns or 0, use.memory_b or 0, use.mem_peak_b or 0)
-        session.work(max(cpu_ns or 0, sum(busy_ns.values()) if self._register.holds_node(session) else 0))
+        session.work(max(cpu_ns or 0, busy_ns if self._register.holds_node(session) else 0))
 
-    def _use(self, session: Session, whole: bool = True) -> JobUse:
-        spent = None if whole else guard("its cgroup", partial(self._node.spent, session), session)
-        return spent or guard("its cgroup", partial(self._node.use, session), session) or JobUse()
+    def _uses(self, sessions: Sequence[Session], whole: Collection[SessionKey] | None) -> dict[SessionKey, JobUse]:
+        """What jobs' cgroups say; `whole` as in `end_interval`."""
+        spent = {}
+        if whole is not None:
+            others = [one for one in sessions if one.key not in whole]
+            found = guard_each("its cgroup", self._node.spent, others)
+            spent = {one.key: use for one, use in zip(others, found, strict=True) if use is not None}
+        return {one.key: spent.get(one.key) or self._use(one) for one in sessions}
+
+    def _use(self, session: Session) -> JobUse:
+        return guard("its cgroup", partial(self._node.use, session), session) or NO_USE
 
     def _parent(self) -> int | None:
         """CPU time of all jobs of the node that Slurm named last, where that was it at the last look, too."""
@@ -366,6 +373,7 @@ class Meter:
     def forget(self, session: Session) -> None:
         """The session has ended: close its cgroup, and say how its GPUs' counters fared."""
         self.uses.pop(session.key, None)
+        self._begun.pop(session.key, None)
         self.steps.forget(session)
         self._edges.forget(session.key)
         self._node.forget(session)
@@ -503,13 +511,17 @@ class Meter:
     ) -> Stretch:
         spent = self._spent(uses, parent_cpu_ns)
         busy_ns, unread = busy_between(before.busy_ns, after.busy_ns, self._topology.core_of)
-        for key, use in uses.items():
-            session = self._register.live[key]
-            guard("reading what it used", partial(self._note_use, session, use, spent.get(key), busy_ns), session)
+        sessions = [self._register.live[key] for key in uses]
+        all_ns = sum(busy_ns.values())
+        guard_each(
+            "reading what it used",
+            lambda one: self._note_use(one, uses[one.key], spent.get(one.key), all_ns),
+            sessions,
+        )
         activity = self.activity.take()
-        jobs = tuple(self._input(self._register.live[key], spent.get(key), activity) for key in uses)
-        for key, use in uses.items():  # after its share: that is by how it was when the interval began
-            session = self._register.live[key]
+        jobs = tuple(self._input(one, spent.get(one.key), activity) for one in sessions)
+        for session, use in zip(sessions, uses.values(), strict=True):
+            # After its share: that is by how it was when the interval began.
             session.pass_time(after.mono_ns - before.mono_ns)
             session.suspend(bool(use.suspended))
         return Stretch(before.mono_ns, after.mono_ns, busy_ns, jobs, unread=unread)
@@ -560,7 +572,7 @@ class Meter:
         spent: dict[SessionKey, int | None] = {}
         gone = []
         for key, use in uses.items():
-            session, before = self._register.live[key], self.uses.get(key, JobUse())
+            session, before = self._register.live[key], self.uses.get(key, NO_USE)
             if use.cpu_ns is None:
                 gone.append(key)
             elif _is_new(before, use, session.cpu_ns):
@@ -641,7 +653,7 @@ class Meter:
             return
         if not self._topology.package_of and intervals.packages(self.domains.values()):
             session.assume(UNPLACED)
-        if not session.cpus and self.uses.get(session.key, JobUse()).inode:
+        if not session.cpus and self.uses.get(session.key, NO_USE).inode:
             count = session.cpus_on_node
             session.assume(
                 f"{UNCONFINED}, and its static part by the {count or 'unknown number of'} CPUs of Slurm's count"

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from perun_hpc.agent.sources.fast_rows import FastRows
 
 
-@dataclass(frozen=True)
-class JobUse:
+class JobUse(NamedTuple):
     """What a job's cgroup said: CPU time so far, memory (peak, limit), CPUs, whether suspended; None: not known.
 
     `inode` distinguishes cgroups (0: none was seen): without PrologFlags=Contain a job's cgroup goes with its last step
@@ -45,6 +44,10 @@ class JobUse:
     suspended: bool | None = None
     memory_b: int | None = None
     inode: int = 0
+
+
+NO_USE = JobUse()
+"""Of a job without a cgroup."""
 
 
 @dataclass(frozen=True)
@@ -385,7 +388,7 @@ class Node:
         if group is None or (not group.complete and self._is_young(session)):
             return None
         cpu_ns = group.cpu_ns()
-        return None if cpu_ns is None else JobUse(cpu_ns, suspended=group.suspended(self.root), inode=group.inode)
+        return None if cpu_ns is None else JobUse(cpu_ns, None, None, group.suspended(self.root), None, group.inode)
 
     def _is_young(self, session: Session) -> bool:
         return self.clock.mono_ns() - session.start.mono_ns < YOUNG_NS
@@ -398,7 +401,7 @@ class Node:
         if group is None or cpu_ns is None or (not group.complete and self._is_young(session)):
             found = find_job(self.root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
             if found is None and group is None:
-                return JobUse()
+                return NO_USE
             if found is not None:
                 self.forget(session)
                 group = self.cgroups[name] = found
