@@ -213,8 +213,7 @@ class Node:
             self._curve.append((ns(to_s), self._curve[-1][1] + self._intervals.since(readings)))
         closed = self._intervals.add(stretch, readings, settle)
         sessions = [self.sessions[run.key] for run in live]
-        booking.book(closed, sessions, self.domains, self.figures, "2026-11-30", self._power_uw)
-        self._power_uw = booking.powers(closed, self.domains, self._power_uw)
+        self._power_uw = booking.book(closed, sessions, self.domains, self.figures, "2026-11-30", self._power_uw)
         if self.steps and live:
             self._share_out(live[0], from_s, to_s, sum(stretch.busy_ns.values()))
         peaks = dict.fromkeys(self.domains, 100)

@@ -77,9 +77,7 @@ def save(
         "boot_id": state.boot_id,
         "mono_ns": last.mono_ns,
         "real_ns": last.real_ns,
-        "readings": {
-            one: [last.readings[one].ticks, last.readings[one].mono_ns] for one in counters if one in last.readings
-        },
+        "readings": {one: last.readings[one][:2] for one in counters if one in last.readings},
         "busy_ns": {str(cpu): busy for cpu, busy in last.busy_ns.items()},
         "uses": {key.name: use.cpu_ns for key, use in state.uses.items()},
         "parent_cpu_ns": state.parent_cpu_ns,

@@ -69,8 +69,7 @@ class NodeInput:
     kappa: tuple[int, int] = KAPPA
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainInput:
+class DomainInput(NamedTuple):
     """One energy domain in the interval.
 
     Attributes
@@ -93,7 +92,7 @@ class DomainInput:
     static_uw: int = 0
     slices: int | None = None
     leaves: tuple[str, ...] = ()
-    inside: Mapping[str, int] = field(default_factory=dict)
+    inside: Mapping[str, int] = MappingProxyType({})
     rest: str = ""
     provenance: Provenance = Provenance.MEASURED
 
@@ -306,8 +305,8 @@ def _possible(interval: IntervalInput) -> IntervalInput:
 def _possible_domain(domain: DomainInput, node: NodeInput) -> DomainInput:
     """A package of unknown CPUs spans the node."""
     if domain.slices is not None and domain.slices < 1:
-        domain = replace(domain, slices=None)
-    return domain if node.package_of or domain.package is None else replace(domain, package=None)
+        domain = domain._replace(slices=None)
+    return domain if node.package_of or domain.package is None else domain._replace(package=None)
 
 
 def _possible_job(job: JobInput) -> JobInput:

@@ -85,13 +85,13 @@ def test_a_job_begins_after_the_power_of_the_interval_before_it() -> None:
         return Closed(t0_s * S, (t0_s + 10) * S, shared, jobs, energy_uj is None)
 
     domains, job = {"package-0": PACKAGE}, session()
-    before = booking.powers([closed(0, 50_000_000)], domains, {})
+    before = booking.book([closed(0, 50_000_000)], [job], domains, {}, "2026-11-30")
     assert before == {"package-0": 5_000_000}
     booking.book([closed(10, 900_000_000)], [job], domains, {}, "2026-11-30", before)
     assert (job.domains["package-0"].before_uw, job.domains["package-0"].peak_uw) == (5_000_000, 90_000_000)
     booking.book([closed(20, 100_000_000)], [job], domains, {}, "2026-11-30", {"package-0": 90_000_000})
     assert job.domains["package-0"].before_uw == 5_000_000
-    assert booking.powers([closed(30, None)], domains, before) == {}
+    assert booking.book([closed(30, None)], [job], domains, {}, "2026-11-30", before) == {}
 
 
 def test_a_sensor_that_looks_a_part_of_the_time_is_less_sure_the_longer() -> None:

@@ -82,14 +82,14 @@ def test_static_by_cores_and_dynamic_by_work():
 def test_the_second_thread_of_a_core_weighs_a_quarter():
     a = JobInput(owner="job:1.0", cpus=frozenset({0, 8}), cpu_ns=2 * S)
     b = JobInput(owner="job:2.0", cpus=frozenset({1, 9}), cpu_ns=S)
-    domain = replace(PACKAGE, static_uw=0, total_uj=2_250_000)
+    domain = PACKAGE._replace(static_uw=0, total_uj=2_250_000)
     result = shares_of(attribute(interval([domain], [a, b], {0: S, 8: S, 1: S})), "package-0").by_owner()
     assert result == {"job:1.0": 1_250_000, "job:2.0": 1_000_000}
 
 
 def test_what_the_jobs_cpu_time_does_not_explain_is_the_systems():
     job = JobInput(owner="job:1.0", cpus=frozenset({0, 8}), cpu_ns=S // 4)
-    domain = replace(PACKAGE, static_uw=0)
+    domain = PACKAGE._replace(static_uw=0)
     result = shares_of(attribute(interval([domain], [job], {0: S})), "package-0").by_owner()
     assert result == {"job:1.0": 250_000, "system": 750_000}
 
@@ -97,7 +97,7 @@ def test_what_the_jobs_cpu_time_does_not_explain_is_the_systems():
 def test_overlapping_cpusets_are_split_by_cpu_time():
     a = JobInput(owner="job:1.0", cpus=frozenset({0, 8}), cpu_ns=3 * S // 4)
     b = JobInput(owner="job:2.0", cpus=frozenset({0, 8}), cpu_ns=S // 4)
-    domain = replace(PACKAGE, static_uw=0)
+    domain = PACKAGE._replace(static_uw=0)
     result = shares_of(attribute(interval([domain], [a, b], {0: S})), "package-0").by_owner()
     assert result == {"job:1.0": 750_000, "job:2.0": 250_000}
 
@@ -125,7 +125,7 @@ def test_one_job_that_may_run_anywhere_is_not_alone_on_the_node():
 def test_a_job_of_which_only_its_number_of_cpus_is_known_did_what_so_many_can():
     a = JobInput(owner="job:1.0", cpus=frozenset(range(16)), held=1)
     b = JobInput(owner="job:2.0", cpus=frozenset(range(16)), held=3)
-    domain = replace(PACKAGE, static_uw=0)
+    domain = PACKAGE._replace(static_uw=0)
     both = shares_of(attribute(interval([domain], [a, b], {cpu: S for cpu in range(4)})), "package-0")
     assert both.by_owner() == {"job:1.0": 250_000, "job:2.0": 750_000}
     one = shares_of(attribute(interval([domain], [a], {2: S})), "package-0")
@@ -308,7 +308,7 @@ def test_a_negative_residual_is_signed_and_unknown():
 
 
 def test_an_unknown_total_is_a_gap_not_zero():
-    (result,) = attribute(interval([replace(PACKAGE, total_uj=None)], []))
+    (result,) = attribute(interval([PACKAGE._replace(total_uj=None)], []))
     assert result.total_uj is None
     assert result.shares == ()
 
@@ -408,7 +408,7 @@ def test_cpu_time_that_does_not_fit_on_a_shared_cpu_was_done_on_the_others():
     """CPU 0 is shared: what one job used of it the other did on a CPU of its own, and nothing is the system's."""
     one = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=S // 2)
     other = JobInput(owner="job:2.0", cpus=frozenset({0, 1}), cpu_ns=3 * S // 2)
-    package = replace(PACKAGE, static_uw=0)
+    package = PACKAGE._replace(static_uw=0)
     work = attribute(interval([package], [one, other], {0: S, 1: S}))[0].by_owner()
     assert work["job:1.0"] == pytest.approx(250_000, abs=20_000)
     assert work["job:2.0"] == pytest.approx(750_000, abs=20_000)

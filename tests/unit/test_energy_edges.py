@@ -290,7 +290,7 @@ def test_a_device_of_no_slices_is_a_whole_one():
     gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=1000, slices=0)
     job = JobInput(owner="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding()})
     assert of(attribute(interval([gpu], [job])), "gpu-a").method == "holder"
-    one = of(attribute(interval([replace(gpu, slices=1)], [job])), "gpu-a")
+    one = of(attribute(interval([gpu._replace(slices=1)], [job])), "gpu-a")
     assert (one.method, one.by_owner()) == ("slices", {"job:1.0": 1000})
 
 
@@ -311,7 +311,7 @@ def test_a_meter_that_shows_just_its_leaves_has_a_rest_of_nothing_and_not_a_nega
     jobs = [JobInput(owner=f"job:{number}.0", cpus=frozenset({number}), cpu_ns=0) for number in (1, 2)]
     rest = of(attribute(interval([leaf, meter], jobs)), "other")
     assert (rest.method, rest.total_uj, rest.shares) == ("residual", 0, ())
-    less = of(attribute(interval([leaf, replace(meter, total_uj=99)], jobs)), "other")
+    less = of(attribute(interval([leaf, meter._replace(total_uj=99)], jobs)), "other")
     assert (less.method, less.by_owner()) == ("negative residual", {"unknown": -1})
 
 

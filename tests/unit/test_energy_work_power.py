@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -221,8 +220,8 @@ def test_what_shows_nothing_of_work_is_not_asked():
         asked.append(domain.name)
         return half(domain, duration_ns, busy_ns)
 
-    dram = replace(PACKAGE, name="dram-0", kind=DomainKind.DRAM)
-    guess = replace(PACKAGE, name="estimate", provenance=Provenance.ESTIMATED)
+    dram = PACKAGE._replace(name="dram-0", kind=DomainKind.DRAM)
+    guess = PACKAGE._replace(name="estimate", provenance=Provenance.ESTIMATED)
     found = attribute(interval([dram, guess, PACKAGE], JOBS, BUSY), weigh)
     assert [one.method for one in found] == ["memory+cores", "cores", "cores+fit"]
     for more in ({"gap": True}, {"unseen": True}, {"unread": {0: "was not read"}}):

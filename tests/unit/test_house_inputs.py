@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ INPUTS = (
     attribute.JobInput,
     attribute.IntervalInput,
 )
-FIELDS = [(one.__name__, field.name) for one in INPUTS for field in dataclasses.fields(one)]
+FIELDS = [(one.__name__, name) for one in INPUTS for name in one.__annotations__]
 
 
 def given(source: str) -> Iterator[tuple[str, str]]:

@@ -43,18 +43,27 @@ def book(
     static: Mapping[str, Figure],
     day: str,
     before_uw: Mapping[str, int] | None = None,
-) -> None:
+) -> dict[str, int]:
     """Add every closed interval to the sessions that were live in it; `static` is the static power of the domains.
 
-    `before_uw` is what domains drew in the interval before, as far as it is known (`powers`).
+    `before_uw` is what each account's domain drew in the interval of it that closed before, as far as it is known.
+
+    Returns
+    -------
+    The same of those that closed last; of none that ended without a figure.
     """
     owners = {session.key.owner: session for session in sessions}
     by_account = _by_account(domains)
     used: dict[tuple[str, int, int], int] = {}
     before_uw = before_uw or {}
+    powers_uw = dict(before_uw)
     for interval in closed:
+        name = interval.shares.domain
         shares = {share.owner: share for share in interval.shares.shares}
-        books = _Books(interval, by_account.get(interval.shares.domain), static)
+        books = _Books(interval, by_account.get(name), static)
+        powers_uw.pop(name, None)
+        if books.power_uw:
+            powers_uw[name] = books.power_uw
         shows_power = not interval.gap and books.long_ns >= PEAK_NS
         for job in interval.jobs:
             session, share = owners.get(job.owner), shares.get(job.owner)
@@ -66,20 +75,7 @@ def book(
                 used[at] = used.get(at, 0) + share.energy_uj
     for (owner, t0_ns, t1_ns), energy_uj in used.items():
         owners[owner].draw(energy_uj * 1_000_000 // (t1_ns - t0_ns))
-
-
-def powers(
-    closed: Iterable[Closed], domains: Mapping[str, EnergyDomain], former_uw: Mapping[str, int]
-) -> dict[str, int]:
-    """Mean power of each account's domain in the interval that closed last; of none that ended without a figure."""
-    by_account, found = _by_account(domains), dict(former_uw)
-    for interval in closed:
-        name = interval.shares.domain
-        found.pop(name, None)
-        power_uw = _mean_uw(interval, by_account.get(name))
-        if power_uw:
-            found[name] = power_uw
-    return found
+    return powers_uw
 
 
 def _mean_uw(interval: Closed, domain: EnergyDomain | None) -> int:
@@ -99,10 +95,12 @@ class _Books:
         self.interval, self.domain = interval, domain
         self.long_ns = interval.t1_ns - interval.t0_ns
         self.power_uw = _mean_uw(interval, domain)
+        shares = interval.shares.shares
+        self._split: Split | None = None
+        if len(shares) < 2:  # nothing is shared out, which is so of most
+            return
         figure = static.get(domain.name) if domain is not None else None
         self._static_error = static_error(figure.source) if figure is not None else 0.0
-        # Of a domain that one owner has nothing is shared out, which is most of them.
-        shares = interval.shares.shares if len(interval.shares.shares) > 1 else ()
         self._split = Split.of((share.static_uj, share.dynamic_uj) for share in shares)
         self._method = interval.shares.method
         if self._method == "presence" and domain is not None:
@@ -110,6 +108,8 @@ class _Books:
 
     def doubts_uj(self, share: Share) -> tuple[int, int, int]:
         """What an owner's share is wrong by for its static power, and for the watts of its and of the others' work."""
+        if self._split is None:
+            return 0, 0, 0
         fixed = self._split.static_doubt_uj(share.static_uj, share.dynamic_uj, self._static_error)
         known_uj = self.interval.shares.doubts_uj.get(share.owner)
         return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, self._method, known_uj)

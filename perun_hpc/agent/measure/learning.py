@@ -117,7 +117,7 @@ class Learning:
         for interval in closed:
             name, total_uj = interval.shares.domain, interval.shares.total_uj
             domain = domains.get(name)
-            busy_ns, cpus = busy_of(domain.package if domain else None)
+            busy_ns, cpus = busy_of(domain.package if domain and node.package_of else None)
             if domain is not None and domain.kind is DomainKind.GPU:
                 idle = gpu_peaks.get(name) == 0
                 busy_ns, cpus = 0, 1
@@ -226,8 +226,7 @@ def _keyed(name: str, setting: str) -> str:
 
 def _busy(stretch: Stretch, node: NodeInput, package: int | None) -> tuple[int | None, int]:
     """Busy time of a package's CPUs (None: of all), None where one of them was not read; and their number."""
-    everywhere = package is None or not node.package_of
-    cpus = [cpu for cpu in node.core_of if everywhere or node.package_of[cpu] == package]
+    cpus = [cpu for cpu in node.core_of if package is None or node.package_of[cpu] == package]
     if stretch.unread and any(cpu in stretch.unread for cpu in cpus):
         return None, len(cpus)
     return sum(stretch.busy_ns.get(cpu, 0) for cpu in cpus), len(cpus)

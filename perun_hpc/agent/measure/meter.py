@@ -601,8 +601,7 @@ class Meter:
         for session in live.values():
             self._note_assumptions(session)
         day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
-        booking.book(closed, list(live.values()), self.domains, self.static, day, self._power_uw)
-        self._power_uw = booking.powers(closed, self.domains, self._power_uw)
+        self._power_uw = booking.book(closed, list(live.values()), self.domains, self.static, day, self._power_uw)
         if guard("learning static power", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
         owners = frozenset(key.owner for key in live)

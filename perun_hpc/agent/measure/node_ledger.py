@@ -6,6 +6,7 @@ intervals become one line as they follow each other, so that the file grows with
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ class NodeLedger:
         for line in lines:
             held = self._held.pop(line["domain"], None)
             if held is not None and not _goes_on(held, line):
-                self._wait(held)
+                self._wait((held,))
                 held = None
             self._held[line["domain"]] = line if held is None else _joined(held, line)
         if any(line["t1_ns"] - line["t0_ns"] >= LEAST_NS for line in self._held.values()):
@@ -48,8 +49,7 @@ class NodeLedger:
 
     def flush(self) -> None:
         """Write what is held back, and what could not be written before: with the state, so at every session's edge."""
-        for line in self._held.values():
-            self._wait(line)
+        self._wait(self._held.values())
         self._held.clear()
         if not self._waiting:
             return
@@ -60,8 +60,8 @@ class NodeLedger:
             failures.say(f"node ledger: {error}")
             del self._waiting[:-MAX_LINES]
 
-    def _wait(self, line: dict[str, Any]) -> None:
-        self._waiting.append(_encoder().encode(line))
+    def _wait(self, lines: Iterable[dict[str, Any]]) -> None:
+        self._waiting += map(_encoder().encode, lines)
 
 
 @cache

@@ -38,7 +38,9 @@ class Totals:
             if domain.startswith(OTHER):
                 self.rest_uj[domain] = self.rest_uj.get(domain, 0) + total_uj
                 continue
-            sums = self.shares_uj.setdefault(domain, dict.fromkeys(PARTIES, 0))
+            sums = self.shares_uj.get(domain)
+            if sums is None:
+                sums = self.shares_uj[domain] = dict.fromkeys(PARTIES, 0)
             for owner, energy_uj in line["shares"].items():
                 party = JOBS if owner.startswith("job:") else owner
                 sums[party] = sums.get(party, 0) + max(0, energy_uj)
