@@ -77,6 +77,7 @@ class FakeNode:
         (self.root / "sys/fs/cgroup" / slurms).mkdir(parents=True)  # there since the node's first job
         self.archive.mkdir()
         self.policy.write_text(f"store:\n  archive: {self.archive}\n{policy}")
+        self.ruled = bool(policy)
 
     def set_boot(self, boot_id: str) -> None:
         (self.root / "proc/sys/kernel/random/boot_id").write_text(boot_id + "\n")
@@ -161,13 +162,24 @@ class FakeNode:
         env: Mapping[str, str] | None = None,
         python: str = sys.executable,
     ) -> subprocess.Popen[bytes]:
-        """Start the agent as the hook does; `within`: a program that executes the rest of its command line."""
+        """Start the agent as the hook does; `within`: a program that executes the rest of its command line.
+
+        Wait until it answers, and until what the test's policy says rules: a child reads it meanwhile.
+        """
+        before = self._told_to_hooks()
         command = [*within, python, "-I", "-m", "perun_hpc.agent", "--run-dir", str(self.run_dir)]
         command += ["--spool", str(self.spool), "--root", str(self.root), "--policy", str(self.policy), *more]
         self.agent = subprocess.Popen(command, env={**os.environ, **(env or {})})
         if wait:
             until(lambda: self.answers(), "the agent answers")
+            until(lambda: not self.ruled or self._told_to_hooks() != before, "the policy rules")
         return self.agent
+
+    def _told_to_hooks(self) -> int | None:
+        """Which file it is that an agent writes anew for the hooks once a policy rules it."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.run_dir / "hook.conf").stat().st_mtime_ns
+        return None
 
     def answers(self) -> bool:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.agent_node import FakeNode, until
+from tests.flow.agent_node import FakeNode
 
 STATIC_W = 0.1
 """Little, for the counter stands still from when it is served until the agent reads it."""
@@ -53,7 +53,6 @@ def test_of_two_jobs_as_busy_as_each_other_the_one_that_draws_more_gets_more(tmp
     node = FakeNode(tmp_path, POLICY, cgroup_version=version, zones={"intel-rapl:0": "package-0"})
     node.start()
     try:
-        until((node.run_dir / "hook.conf").exists, "the policy rules")
         for job in WATTS:
             node.cgroup(job, str(job), 0)
         busy = Busy(node)

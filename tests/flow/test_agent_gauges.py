@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .agent_node import FakeNode, until
+from .agent_node import FakeNode
 
 
 @pytest.fixture
@@ -67,7 +67,6 @@ def test_static_power_of_the_policy_and_the_scope_stand_in_the_record(node: Fake
     node.start()
     node.cgroup(1, "0-1", 0)
     node.begin(1)
-    until(lambda: (node.run_dir / "hook.conf").exists(), "the policy rules")
     node.begin(2)
     node.serve(package_uj=100_000_000)
     time.sleep(0.2)
