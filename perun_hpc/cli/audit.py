@@ -29,7 +29,7 @@ from perun_hpc.report.screen import style_for, wrapped
 from perun_hpc.slurm import conf
 from perun_hpc.slurm.command import TIMEOUT_S, run_command
 from perun_hpc.slurm.sacct import CLOCK_S, CONSUMED, SlurmJob, identity_fields, query_between
-from perun_hpc.slurm.times import parse_time
+from perun_hpc.slurm.times import in_order, parse_time
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +60,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Audit; 1 where something does not close."""
     now = datetime.now()
-    since, until = parse_time(args.since, now), parse_time(args.until, now)
+    since, until = (_midnight(parse_time(text, now)) for text in (args.since, args.until))
+    in_order(since, until, now)
     where = places(args)
     ledger = open_ledger(where.ledger or "")
     try:
         return _audit(args, where.archive, ledger, since, until, where.due_s)
     finally:
         ledger.close()
+
+
+def _midnight(moment: datetime) -> datetime:
+    return datetime(moment.year, moment.month, moment.day)
 
 
 def _audit(

@@ -15,7 +15,7 @@ from perun_hpc.energy.calibration import DAY_ERROR, DAYS_S, WallModel, fit, rela
 from perun_hpc.errors import DataError, UsageError
 from perun_hpc.report.screen import style_for, table, wrapped
 from perun_hpc.slurm import hostlist
-from perun_hpc.slurm.times import parse_time
+from perun_hpc.slurm.times import in_order, parse_time
 
 VALID_DAYS = 365
 
@@ -46,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
     """Fit, and print the model with its bounds and the policy's lines."""
     now = datetime.now()
     since = parse_time(args.since, now) if args.since else now - timedelta(days=30)
-    days = since.strftime("%Y-%m-%d"), parse_time(args.until, now).strftime("%Y-%m-%d")
+    until = parse_time(args.until, now)
+    days = since.strftime("%Y-%m-%d"), until.strftime("%Y-%m-%d")
+    if days[0] > days[1]:
+        in_order(since, until, now)
     if not 60 <= args.period <= 86_400 or not 0 <= args.meter_error < 1:
         raise UsageError("--period is from 60 to 86400 s, --meter-error from 0 to 1: correct them")
     together = frozenset(filter(None, args.together.split(",")))

@@ -18,14 +18,16 @@ from perun_hpc.accounting.questions import Filter, jobs
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.codec import encode
 from perun_hpc.data_model.record import EnergyRecord
-from perun_hpc.errors import AccessError, NotFoundError, UsageError
+from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
 from perun_hpc.report.listing import jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
 from perun_hpc.slurm.hostlist import expand
 from perun_hpc.slurm.states import parse_states
-from perun_hpc.slurm.times import parse_time
+from perun_hpc.slurm.times import in_order, parse_time
 
 LIMIT = 1000
+NO_USER = "Invalid user id"
+"""What sacct says of a name that the host does not know."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +36,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--state", default="", metavar="LIST", help="Slurm's states, such as COMPLETED,FAILED")
     parser.add_argument("-N", "--nodelist", default="", metavar="LIST", help="jobs that ran on these nodes")
     parser.add_argument("-a", "--allusers", action="store_true", help="everybody's jobs, where you may see them")
-    parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"the newest N (default {LIMIT})")
+    parser.add_argument("--limit", type=positive, default=LIMIT, metavar="N", help=f"the newest N (default {LIMIT})")
     parser.add_argument(
         "--format", choices=("table", "csv", "json"), default="table", help="how to print it (default: table)"
     )
+
+
+def positive(text: str) -> int:
+    """How many a person wants to see."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1 on")
+    return int(text)
 
 
 def add_filters(parser: argparse.ArgumentParser, since: str = "today's midnight") -> None:
@@ -66,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the list."""
     now = datetime.now()
     where = places(args)
+    since, until = parse_time(args.since or "midnight", now), parse_time(args.until or "now", now)
+    in_order(since, until, now)
     wanted = Filter(
         cluster=where.archive.cluster,
         users=words(args.user),
@@ -74,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
         qos=words(args.qos),
         states=parse_states(words(args.state)),
         nodes=_nodes(args.nodelist),
-        since_s=int(parse_time(args.since or "midnight", now).timestamp()),
-        until_s=int(parse_time(args.until or "now", now).timestamp()),
+        since_s=int(since.timestamp()),
+        until_s=int(until.timestamp()),
     )
     records = _records(wanted, where, args.limit, args.allusers)
     style = style_for(sys.stdout)
@@ -137,6 +148,10 @@ def by_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[Ener
         rows = query_between(wanted.since_s, wanted.until_s, options, wanted.cluster or None, extra=identity_fields())
     except NoAccountsError:
         return _own(wanted, where)
+    except UnavailableError as error:
+        if NO_USER in str(error):
+            raise NotFoundError(f"-u {','.join(users)}: no such user on this host: correct the name") from error
+        raise
     nodes = set(wanted.nodes)
     rows = [row for row in rows if not nodes or nodes.intersection(expand(row.nodelist))]
     # sacct lists what was in a state at some time in the span; asked for is the state that a job has.

@@ -28,7 +28,7 @@ from perun_hpc.meters.polling import Controller, Device, Poller, meter_of
 from perun_hpc.meters.redfish import LIMIT_S, FaultyDeviceError, Redfish, shown_fingerprint
 from perun_hpc.meters.secret import DIRECTORY, read_secret
 from perun_hpc.meters.snmp import Loop, Snmp
-from perun_hpc.slurm.times import parse_time
+from perun_hpc.slurm.times import in_order, parse_time
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,9 @@ def _directory(args: argparse.Namespace, site: Site) -> Path:
 def _show(args: argparse.Namespace, site: Site) -> int:
     """What each meter says of a time; 1 where none has a reading in it."""
     now = datetime.now()
-    since_s, until_s = (parse_time(text, now).timestamp() for text in (args.since, args.until))
+    since, until = (parse_time(text, now) for text in (args.since, args.until))
+    in_order(since, until, now)
+    since_s, until_s = since.timestamp(), until.timestamp()
     directory = _directory(args, site)
     rows: list[list[str]] = []
     found: dict[str, dict[str, object]] = {}

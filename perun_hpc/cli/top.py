@@ -12,7 +12,7 @@ from functools import partial
 from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.own_sums import About
 from perun_hpc.accounting.questions import Filter, largest, usage
-from perun_hpc.cli.jobs import add_filters, by_slurm, words
+from perun_hpc.cli.jobs import add_filters, by_slurm, positive, words
 from perun_hpc.cli.sums import sums
 from perun_hpc.cli.usage import days
 from perun_hpc.config.kinds import lower_case
@@ -26,7 +26,9 @@ from perun_hpc.report.usage import total, usage_csv, usage_json, usage_table
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_filters(parser, "seven days ago")
-    parser.add_argument("-n", "--number", type=int, default=10, metavar="N", help="how many of each list (default 10)")
+    parser.add_argument(
+        "-n", "--number", type=positive, default=10, metavar="N", help="how many of each list (default 10)"
+    )
     parser.add_argument(
         "--format", choices=("table", "csv", "json"), default="table", help="how to print it (default: table)"
     )

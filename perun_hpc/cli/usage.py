@@ -15,7 +15,7 @@ from perun_hpc.cli.sums import sums
 from perun_hpc.errors import UsageError
 from perun_hpc.report.screen import style_for
 from perun_hpc.report.usage import total, usage_csv, usage_json, usage_table
-from perun_hpc.slurm.times import parse_time
+from perun_hpc.slurm.times import in_order, parse_time
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +76,5 @@ def days(args: argparse.Namespace) -> tuple[str, str]:
     now = datetime.now()
     since = parse_time(args.since, now) if args.since else now.replace(day=1)
     until = parse_time(args.until, now) if args.until else now
-    if since > until:
-        raise UsageError(f"--since {since:%Y-%m-%d} lies after --until {until:%Y-%m-%d}: exchange them")
+    in_order(since, until, now)
     return since.strftime("%Y-%m-%d"), until.strftime("%Y-%m-%d")

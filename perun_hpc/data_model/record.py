@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import types
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from perun_hpc.data_model.codec import MISFITS, decode
@@ -249,6 +249,13 @@ class Footprint:
     def known(self) -> bool:
         """Whether it says anything of CO2, cost or cooling."""
         return any(getattr(self, name) is not None for name in ("facility_uj", "cost", *CARBON))
+
+    def times(self, factor: float) -> Footprint:
+        """The same factors' figures of `factor` times the energy."""
+        known = {name: getattr(self, name) for name in ("cost", *CARBON)}
+        scaled = {name: None if value is None else value * factor for name, value in known.items()}
+        facility_uj = None if self.facility_uj is None else round(self.facility_uj * factor)
+        return replace(self, facility_uj=facility_uj, **scaled)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
     when += f"  {q.span(step.start_ns, step.end_ns)}"
     lines = [
         style.bold(both_ends(f"Step {record.display_id}.{step.step_id}  {record.name}", record.state, style)),
-        both_ends(f"{count(step.tasks, 'task')} on {count(step.nodes, 'node')}", when, style),
+        both_ends((f"{count(step.tasks, 'task')} on " if step.tasks else "") + count(step.nodes, "node"), when, style),
         style.rule,
         *_labelled("Energy", _step_energy(step, record, style)),
     ]
@@ -235,6 +235,10 @@ def _footprint(r: EnergyRecord, style: Style) -> list[str]:
     if not f.known:
         return [*(_labelled("Footprint", "not known: " + "; ".join(f.sources)) if f.sources else ()), *_embodied(f)]
     bounds = {one.of: 2 * one.u for one in f.bounds}
+    before, behind = "at least " if f.lower_bound else "", ""
+    if (times := q.upper_part(r.energy_uj or 0, r.u_uj)) is not None:
+        before, behind = "at most ", ", of what was measured" if f.lower_bound else ""
+        f, bounds = f.times(times), {}
 
     def within(name: str) -> str:
         return f" {style.plus_minus} {q.percent(bounds[name])}" if name in bounds else ""
@@ -248,8 +252,7 @@ def _footprint(r: EnergyRecord, style: Style) -> list[str]:
         parts.append(q.money(f.cost, f.currency))
     if f.facility_uj is not None:
         parts.append(f"{q.watt_hours(f.facility_uj)}{within('facility_uj')} with cooling (PUE)")
-    bound = "at least " if f.lower_bound else ""
-    return [*_labelled("Footprint", bound + ", ".join(parts)), *_embodied(f)]
+    return [*_labelled("Footprint", before + ", ".join(parts) + behind), *_embodied(f)]
 
 
 def _embodied(f: Footprint) -> list[str]:

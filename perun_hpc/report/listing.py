@@ -29,8 +29,8 @@ def jobs_listing(records: Sequence[EnergyRecord], style: Style, now_s: float, to
     for widths in _WIDTHS:
         rows = [_row(r, style, now_s, *widths) for r in records]
         if total:
-            energies = [r.energy_uj for r in records if r.energy_uj is not None]
-            whole = q.energy(sum(energies)) if energies else "-"
+            known = [(r.energy_uj, r.u_uj) for r in records if r.energy_uj is not None]
+            whole = q.figure(sum(uj for uj, _ in known), sum(u for _, u in known), style.at_most) if known else "-"
             rows.append(["", "", "", "", count(len(records), "job"), "", whole, ""])
         lines = table(rows, head, right, style)
         if max(map(cells, lines)) <= WIDTH:
@@ -90,9 +90,14 @@ def _row(r: EnergyRecord, style: Style, now_s: float, name: int, user: int, stat
     awaited = "never ran" if never else {"awaited": "not yet"}.get(r.status, r.status)
     source = awaited if r.energy_uj is None else r.provenance[:9] + (" so far" if r.status == "running" else "")
     elapsed_s = max(now_s - r.start_ns / 1e9, 0) if r.status in ("running", "pending") else r.elapsed_s
-    energy = "not known" if q.unresolved(r.energy_uj, r.u_uj) else q.energy(r.energy_uj)
-    if r.status == "partial" and (r.energy_uj or 0) > 0:
-        energy = f"{style.at_least} {energy}"
+    if r.energy_uj is None:
+        energy = "-"
+    elif q.unresolved(r.energy_uj, r.u_uj):
+        energy = "not known"
+    else:
+        energy = q.figure(r.energy_uj, r.u_uj, style.at_most)
+        if r.status == "partial" and not q.within_bound(r.energy_uj, r.u_uj):
+            energy = f"{style.at_least} {energy}"
     return [
         r.display_id,
         style.fit(r.name, name).rstrip(),

@@ -145,10 +145,10 @@ class Live:
         return max((one.last.resolution_ms for one in self._nodes.values()), default=0)
 
     def figures(self, now_s: float) -> dict[str, Any]:
-        """For programs; power in W, energy in J."""
+        """For programs; power in W, energy in J, None before anything was counted."""
         return {
-            "time_s": round(now_s, 3), "job": self.label, "power_w": self.power_w, "energy_j": self.energy_uj / 1e6,
-            "nodes": self.count, "nodes_speaking": self.speaking,
+            "time_s": round(now_s, 3), "job": self.label, "power_w": self.power_w,
+            "energy_j": self.energy_uj / 1e6 or None, "nodes": self.count, "nodes_speaking": self.speaking,
             "gpus": [
                 {"node": word.node, **{key: value for key, value in asdict(one).items() if value is not None}}
                 for word, one in self._gpus
@@ -162,7 +162,7 @@ class Live:
         why = next((one.last.error for one in self._nodes.values() if one.last.error), "")
         every = f"  (shared: every {self._coarse_ms / 1000:g} s)" if self._coarse_ms > SLOW_MS else ""
         gpus = f"  {_summed([one for _, one in self._gpus])}" if self._gpus else ""
-        text = f"{_clock(now_s)}  {self.label}  {power:>7}  {q.energy(self.energy_uj):>8} so far{nodes}{every}{gpus}"
+        text = f"{_clock(now_s)}  {self.label}  {power:>7}  {_counted(self.energy_uj):>8} so far{nodes}{every}{gpus}"
         return style.units(style.fit(f"{text}  {why}" if why else text, WIDTH).rstrip())
 
     def _gpu_lines(self, style: Style) -> list[str]:
@@ -188,7 +188,7 @@ class Live:
         lines = [
             style.bold(both_ends(f"Job {self.label}  {self.name}", _clock(now_s), style)),
             both_ends(
-                f"{power} now, {q.energy(self.energy_uj)} so far", f"{self.speaking} of {self.count} nodes", style
+                f"{power} now, {_counted(self.energy_uj)} so far", f"{self.speaking} of {self.count} nodes", style
             ),
         ]
         busiest = sorted(self._nodes.values(), key=lambda one: (-(one.power_w or 0), one.last.node))
@@ -197,7 +197,7 @@ class Live:
             [
                 self._called(one.last),
                 q.power(None if one.power_w is None else one.power_w * 1e3),
-                q.energy(one.last.energy_uj),
+                _counted(one.last.energy_uj),
                 printable(one.last.error)[:40] or style.bar((one.power_w or 0) / most, 20),
             ]
             for one in busiest[:SHOWN]
@@ -223,6 +223,11 @@ def _held_down(one: GpuNow) -> str:
     if one.slowed:
         return "slowed by heat or the hardware"
     return "held down by its limit" if one.capped else ""
+
+
+def _counted(uj: int) -> str:
+    """An energy so far; before anything was counted it is not known, which is not 0 J."""
+    return q.energy(uj or None)
 
 
 def _clock(now_s: float) -> str:

@@ -163,6 +163,8 @@ def _footprint(r: EnergyRecord) -> list[Html]:
     f = r.footprint
     assert f is not None
     least = tag("small", "at least ") if f.lower_bound else ""
+    if (times := q.upper_part(r.energy_uj or 0, r.u_uj)) is not None:
+        least, f = tag("small", "at most "), f.times(times)
     made = []
     carbon = [(grams, what) for name, what in CARBON.items() if (grams := getattr(f, name)) is not None]
     if carbon:

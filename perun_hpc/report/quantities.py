@@ -43,6 +43,16 @@ def bounded(uj: int | None, u_uj: int, sign: str, most_uj: int | None = None) ->
     return f"{value} {sign} {bound}" if bound else value
 
 
+def figure(uj: int, u_uj: int, at_most: str = "at most") -> str:
+    """`8.00 kJ`, where its bound stands elsewhere; `at most 3.2 J` where the bound exceeds the value."""
+    return f"{at_most} {energy(max(uj, 0) + 2 * u_uj)}" if within_bound(uj, u_uj) else energy(uj)
+
+
+def upper_part(uj: int, u_uj: int) -> float | None:
+    """How many times an energy its upper end is, where nothing else is known of it; None where more is."""
+    return (uj + 2 * u_uj) / uj if within_bound(uj, u_uj) and uj > 0 else None
+
+
 def within_bound(uj: int, u_uj: int) -> bool:
     """Whether the expanded uncertainty (k=2) exceeds the value: nothing was distinguished from 0."""
     return u_uj > 0 and uj < 2 * u_uj

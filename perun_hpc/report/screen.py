@@ -57,6 +57,11 @@ class Style:
         return "≥" if self.unicode else ">="
 
     @property
+    def at_most(self) -> str:
+        """The sign before an upper bound."""
+        return "≤" if self.unicode else "<="
+
+    @property
     def ellipsis(self) -> str:
         """What stands for text that was cut."""
         return "…" if self.unicode else "~"

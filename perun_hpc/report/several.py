@@ -41,7 +41,7 @@ def whole_report(runs: Sequence[EnergyRecord], style: Style) -> list[str]:
     if wasted:
         text = f"{q.energy(sum(wasted))} in {count(len(wasted), 'run')} that did not complete"
         lines += wrapped(text, LABEL, "Wasted")
-    lines += _footprint(runs)
+    lines += _footprint(runs, together(runs))
     lines += _worst(known, word, style)
     lines += _hints(known, word, style)
     return [style.highlighted(style.units(line)) for line in lines]
@@ -112,10 +112,10 @@ def _spread(known: Sequence[tuple[Member, Together]], word: str) -> list[str]:
         return []
     ordered = sorted(known, key=_energy)
     (least, low), (most, high) = ordered[0], ordered[-1]
-    middle = median_low([_energy(one) for one in known])
+    _, middle = ordered[(len(ordered) - 1) // 2]
     text = (
-        f"{q.energy(middle)} in the median, from {q.energy(low.energy_uj)} ({least.newest.display_id}) "
-        f"to {q.energy(high.energy_uj)} ({most.newest.display_id})"
+        f"{_figure(middle)} in the median, from {_figure(low)} ({least.newest.display_id}) "
+        f"to {_figure(high)} ({most.newest.display_id})"
     )
     times = sorted(part.newest.elapsed_s for part, _ in known)
     took = f"{q.duration(median_low(times))} in the median, from {q.duration(times[0])} to {q.duration(times[-1])}"
@@ -163,8 +163,9 @@ def _hints(known: Sequence[tuple[Member, Together]], word: str, style: Style) ->
     return ["", style.bold("Hints"), *wrapped(text, 4, "  - ")]
 
 
-def _footprint(runs: Sequence[EnergyRecord]) -> list[str]:
-    known = [r.footprint for r in runs if r.footprint is not None and r.footprint.known]
+def _footprint(runs: Sequence[EnergyRecord], total: Together) -> list[str]:
+    times = q.upper_part(total.energy_uj or 0, total.u_uj)
+    known = [r.footprint.times(times or 1) for r in runs if r.footprint is not None and r.footprint.known]
     parts = []
     for name, meaning in CARBON.items():
         carbon = [grams for f in known if (grams := getattr(f, name)) is not None]
@@ -176,7 +177,13 @@ def _footprint(runs: Sequence[EnergyRecord]) -> list[str]:
     if not parts:
         return []
     whole = len(known) == len([r for r in runs if r.energy_uj is not None]) and not any(f.lower_bound for f in known)
+    if times is not None:
+        return wrapped(f"at most {', '.join(parts)}{'' if whole else ', of what was measured'}", LABEL, "Footprint")
     return wrapped(("" if whole else "at least ") + ", ".join(parts), LABEL, "Footprint")
+
+
+def _figure(total: Together) -> str:
+    return q.figure(total.energy_uj or 0, total.u_uj)
 
 
 def _energy(one: tuple[Member, Together]) -> int:

@@ -91,12 +91,21 @@ def total(rows: Sequence[Usage]) -> dict[str, int]:
 
 
 def usage_json(rows: Sequence[Usage], by: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one object per group, energies in uJ as they are summed."""
-    return [{**dict(zip(by, u.group, strict=True)), **u.values} for u in rows]
+    """Return one object per group, energies in uJ as they are summed; null are energies of jobs that nobody measured,
+    and CO2 and cost without a factor."""
+    energies = tuple(f"{name}_uj" for name in _ENERGIES)
+
+    def shown(name: str, values: dict[str, int]) -> int | None:
+        if name.startswith(("co2_", "cost_")):
+            return values[name] or None
+        return values[name] if name not in energies or _measured(values) else None
+
+    return [{**dict(zip(by, u.group, strict=True)), **{name: shown(name, u.values) for name in u.values}} for u in rows]
 
 
 def usage_csv(rows: Sequence[Usage], by: Sequence[str]) -> str:
-    """Return CSV with a head; energies in kWh, times in hours; energies of jobs that nobody measured are empty."""
+    """Return CSV with a head; energies in kWh, times in hours; energies of jobs that nobody measured are empty, and so
+    are CO2 and cost for which the site states no factor."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*by, *_CSV])
@@ -104,8 +113,8 @@ def usage_csv(rows: Sequence[Usage], by: Sequence[str]) -> str:
         v = u.values
         energies = [_kwh(v[f"{k}_uj"]) if _measured(v) else "" for k in _ENERGIES]
         hours = [f"{v[k] / 3600:.3f}" for k in ("gpu_held_s", "gpu_watched_s", "gpu_idle_s", "cpu_s")]
-        outside = [f"{v['co2_mg'] / 1e6:.3f}", f"{v['cost_millicents'] / 1e5:.2f}"]
-        outside += [f"{v[f'co2_{name}_mg'] / 1e6:.3f}" for name in _CARBON]
+        outside = [_stated(v["co2_mg"], 6), _stated(v["cost_millicents"], 5)]
+        outside += [_stated(v[f"co2_{name}_mg"], 6) for name in _CARBON]
         writer.writerow([*map(csv_cell, u.group), v["jobs"], v["unmeasured"], *energies, *hours, *outside])
     return out.getvalue()
 
@@ -147,6 +156,11 @@ def _remarks(v: dict[str, int], priced: bool) -> list[str]:
     if priced and others:
         remarks.append(f"CO2e in the table is location-based, scope 2; besides, never added: {', '.join(others)}")
     return ["", *(f"{r}." for r in remarks)] if remarks else []
+
+
+def _stated(value: int, digits: int) -> str:
+    """A sum of millionths, say, as a number with so many digits; 0 is that of no factor, or of nothing measured."""
+    return f"{value / 10**digits:.{digits}f}" if value else ""
 
 
 def _kwh(uj: int) -> str:

@@ -76,6 +76,14 @@ def _shifted(now: datetime, match: re.Match[str]) -> datetime:
     return datetime.fromtimestamp(now.timestamp() + (seconds if match[1] == "+" else -seconds))
 
 
+def in_order(since: datetime, until: datetime, now: datetime) -> None:
+    """UsageError where a span begins in the future, or ends before it begins."""
+    if since.timestamp() > now.timestamp():
+        raise UsageError(f"--since {since:%Y-%m-%d %H:%M} lies in the future: name an earlier time")
+    if since.timestamp() > until.timestamp():
+        raise UsageError(f"--since {since:%Y-%m-%d %H:%M} lies after --until {until:%Y-%m-%d %H:%M}: exchange them")
+
+
 def _clock(text: str | None) -> timedelta:
     if text is None:
         return timedelta()

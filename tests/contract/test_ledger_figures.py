@@ -146,10 +146,10 @@ def test_a_month_by_user(ledger: Ledger) -> None:
     alice, bob = csv.DictReader(usage_csv(rows, ["user", "month"]).splitlines())
     wanted = {"jobs": "2", "unmeasured": "0", "energy_kwh": "2.500000", "wasted_kwh": "2.000000",
               "idle_kwh": "0.300000", "footprint_kwh": "2.500000", "gpu_held_h": "5.000", "gpu_watched_h": "4.000",
-              "gpu_idle_h": "2.000", "co2_kg": "1.500", "cost": "1.12"}  # fmt: skip
+              "gpu_idle_h": "2.000", "co2_kg": "1.500000", "cost": "1.12500", "co2_market_kg": ""}  # fmt: skip
     assert {name: alice[name] for name in wanted} == wanted
     wanted = {"jobs": "2", "unmeasured": "1", "energy_kwh": "1.000000", "gpu_held_h": "1.000", "gpu_watched_h": "0.000",
-              "co2_kg": "0.600", "cost": "0.45"}  # fmt: skip
+              "co2_kg": "0.600000", "cost": "0.45000"}  # fmt: skip
     assert {name: bob[name] for name in wanted} == wanted
 
     lines = usage_table(rows, total(rows), ["user", "month"], Style(), "EUR")

@@ -497,6 +497,37 @@ def test_two_such_runs_of_one_node_wait_together(site: Site) -> None:
     assert stored == [("S1AAA", 8_000_000_000), ("S2BBB", 8_000_000_000)]
 
 
+def test_a_user_whom_the_host_does_not_know_is_no_silent_database(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site.bin / "sacct").write_text("#!/bin/sh\necho 'sacct: error: Invalid user id: alcie' >&2\nexit 1\n")
+    (site.bin / "sacct").chmod(0o755)
+    assert main(["jobs", "-u", "alcie", "--archive", str(site.archive), "--ledger", "/nonexistent"]) == 66
+    assert capsys.readouterr().err == "perun: -u alcie: no such user on this host: correct the name\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["jobs", "-S", "now", "-E", "now-1day"], "exchange them"),
+        (["jobs", "-S", "now+1day"], "lies in the future"),
+        (["jobs", "--limit", "-1"], "'-1' is no number from 1 on"),
+        (["top", "-n", "0"], "'0' is no number from 1 on"),
+        (["audit", "-S", "now+2days"], "lies in the future"),
+        (["audit", "-S", "today", "-E", "yesterday"], "exchange them"),
+    ],
+)
+def test_a_span_or_a_number_that_cannot_be_is_one_line_and_asks_nobody(
+    site: Site, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    (site.bin / "sacct").write_text("#!/bin/sh\nexit 3\n")
+    (site.bin / "sacct").chmod(0o755)
+    open_ledger(str(site.ledger), create=True).close()
+    assert main([*words, "--archive", str(site.archive), "--ledger", str(site.ledger)]) == 64
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
 NO_ACCOUNTS = f"#!{sys.executable} -IS\nimport sys\nsys.exit('Slurm accounting storage is disabled')\n"
 
 

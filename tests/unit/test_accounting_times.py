@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from perun_hpc.errors import UsageError
-from perun_hpc.slurm.times import parse_time
+from perun_hpc.slurm.times import in_order, parse_time
 
 NOW = datetime(2026, 11, 26, 21, 49, 2)
 
@@ -90,3 +90,13 @@ def test_seconds_of_the_epoch() -> None:
 def test_what_is_no_time_is_told_with_what_would_be(text: str) -> None:
     with pytest.raises(UsageError, match="such as"):
         parse_time(text, NOW)
+
+
+def test_a_span_that_ends_before_it_begins_or_begins_tomorrow_is_told() -> None:
+    now = datetime(2026, 12, 1, 18, 0)
+    in_order(now, now, now)
+    in_order(datetime(2026, 12, 1), datetime(2027, 1, 1), now)
+    with pytest.raises(UsageError, match="--since 2026-12-01 18:00 lies after --until 2026-11-30 00:00: exchange them"):
+        in_order(now, datetime(2026, 11, 30), now)
+    with pytest.raises(UsageError, match="--since 2026-12-02 00:00 lies in the future"):
+        in_order(datetime(2026, 12, 2), datetime(2026, 12, 3), now)

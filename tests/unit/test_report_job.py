@@ -199,6 +199,14 @@ def test_no_counter_moved() -> None:
     assert "(nothing was counted)" in text
 
 
+def test_what_follows_from_an_upper_end_is_one() -> None:
+    foot = Footprint(None, 1.0, None, 0.5, "EUR", True, ())
+    doubtful = replace(gpu(), energy_uj=8_000_000, u_uj=6_000_000, footprint=foot)
+    text = " ".join(" ".join(job_report(doubtful, "ledger", Style())).split())
+    assert "at most 2.50 g CO2e (location-based), 1.25 EUR, of what was measured" in text
+    assert "at least 1.00 g" in " ".join(job_report(replace(doubtful, u_uj=0), "ledger", Style()))
+
+
 def test_one_step_of_a_job() -> None:
     text = "\n".join(step_report(simulated(), "0", Style()))
     assert "Step 4700_11.0" in text and "halo_exchange" in text and "Ranks (8)" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.audit import accounts_table, findings_list, verdict
 from perun_hpc.report.listing import jobs_listing
 from perun_hpc.report.screen import WIDTH, Style
-from perun_hpc.report.usage import total, usage_table
+from perun_hpc.report.usage import total, usage_csv, usage_json, usage_table
 from tests.accounting_data import START_S, boundary, parsed, slurm_job
 
 AT = ("n1", "2026-11-22", "package-0")
@@ -46,6 +47,21 @@ def test_cost_with_its_currency() -> None:
     rows = [Usage(("physics",), {**values, "jobs": 1, "energy_uj": 10**9, "co2_mg": 5, "cost_millicents": 7})]
     assert usage_table(rows, total(rows), ["account"], Style(), "CHF")[1].endswith("<0.01 CHF")
     assert "cost" not in usage_table(rows, total(rows), ["account"], Style(), None)[0]
+
+
+def test_what_is_not_known_is_no_zero_for_programs_either() -> None:
+    nobody = Usage(("physics",), {**dict.fromkeys(MEASURES, 0), "jobs": 2, "unmeasured": 2})
+    known = Usage(("chemistry",), {**dict.fromkeys(MEASURES, 0), "jobs": 1, "energy_uj": 10**9, "co2_mg": 5})
+    first, second = usage_json([nobody, known], ["account"])
+    assert (first["energy_uj"], first["wasted_uj"], first["co2_mg"], first["jobs"]) == (None, None, None, 2)
+    assert (second["energy_uj"], second["wasted_uj"], second["co2_mg"], second["cost_millicents"]) == (
+        10**9,
+        0,
+        5,
+        None,
+    )
+    rows = list(csv.DictReader(usage_csv([nobody, known], ["account"]).splitlines()))
+    assert [(row["co2_kg"], row["co2_market_kg"], row["cost"]) for row in rows] == [("", "", ""), ("0.000005", "", "")]
 
 
 def test_an_audit_with_gaps_says_so_in_its_verdict() -> None:
@@ -104,6 +120,17 @@ def test_the_same_finding_of_several_domains_or_jobs_is_one_entry() -> None:
         "n1 2026-11-22 dram-0: job 4.0: node ledger and record differ (off by -1 uJ)",
         "job 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: ran according to sacct, but has no record",
     ]
+
+
+def test_a_list_says_at_most_where_the_report_of_the_job_does() -> None:
+    whole = add_slurm(sum_boundaries([parsed(boundary())]), slurm_job())
+    small = replace(whole, energy_uj=27_000_000, u_uj=16_000_000)
+    unknown = replace(whole, energy_uj=None, u_uj=0, status="running")
+    lines = jobs_listing([small, replace(small, status="partial"), unknown], Style(), START_S, total=True)
+    assert all("≤ 59.0 J" in line for line in lines[1:3]) and lines[4].rstrip().endswith("≤ 118 J")
+    assert "<= 59.0 J" in jobs_listing([small], Style(unicode=False), START_S)[1]
+    both = jobs_listing([small, replace(whole, energy_uj=10**9, u_uj=10**7)], Style(), START_S, total=True)
+    assert "≤ 59.0 J" in both[1] and both[3].rstrip().endswith(" 1.03 kJ")
 
 
 def test_jobs_fit_the_screen_and_a_partial_energy_is_a_lower_bound() -> None:

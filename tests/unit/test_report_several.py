@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.accounting.together import together
-from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.data_model.record import EnergyRecord, Footprint
 from perun_hpc.report.screen import WIDTH, Style, cells
 from perun_hpc.report.several import listing_report, sum_lines, whole_report
 from tests.accounting_data import START_S, boundary, domain, parsed, slurm_job
@@ -58,6 +58,22 @@ def test_an_array_is_one_screen() -> None:
     rows = [line for line in lines if line.startswith("4711_")]
     assert len(rows) == 5
     assert rows[0].split() == ["4711_9", "20.00", "kJ", "±", "0.40", "kJ", "2.48", "00:01:40", "95", "%", "FAILED"]
+
+
+def test_of_tasks_of_which_only_an_upper_end_is_known_nothing_else_is_said() -> None:
+    doubts, runs = {"static cpu": 5000 * J}, []
+    foot = Footprint(None, 1.0, None, 0.5, "EUR", True, ())
+    for number, joules in ((1, 6000), (2, 8000), (3, 40_000)):
+        part = domain("cpu", joules * J, doubts=doubts, u_uj=5000 * J)
+        made = sum_boundaries([parsed(boundary(4711 + number, domains={"package-0": part}))])
+        runs.append(replace(add_slurm(made, slurm_job(4711 + number, shown_id=f"4711_{number}")), footprint=foot))
+    text = " ".join(" ".join(whole_report(runs, PLAIN)).split())
+    assert "at most 18.0 kJ in the median, from at most 16.0 kJ (4711_1) to 40.0 kJ (4711_3)" in text
+    assert "Footprint at least 3.00 g CO2e (location-based), 1.50 EUR" in text
+    text = " ".join(" ".join(whole_report(runs[:2], PLAIN)).split())
+    # 14 kJ that may be wrong by 20.
+    assert "Energy at most 34.0 kJ" in text
+    assert "Footprint at most 4.86 g CO2e (location-based), 2.43 EUR, of what was measured" in text
 
 
 def test_tasks_within_each_others_bounds_do_not_stand_out() -> None:
