@@ -36,6 +36,7 @@ BESIDE = ("fabric", "storage", "login", "cooling", "other")
 """What meters feed beside the nodes."""
 COUNTED = ("jobs", "idle", "system", "unknown", "unobserved")
 """Parties of the nodes' own counters."""
+UNKNOWN = "no node was observed in this time: what jobs, idle nodes and the system drew is not known"
 ODD_S = 60.0
 PLACED = 0.999
 """A node's holes are looked up at its meter where so much of what was observed lies on the calendar."""
@@ -302,6 +303,9 @@ def _of_nodes(
             parts[which] = replace(parts[which], why=why, partly=True) if known else Amount(None, why=why)
     if open_ended:
         whole = replace(whole, partly=True)
+    if not any(one.time.observed_s > 0 or one.sums.recorded_uj for one in nodes.values()):
+        parts |= {name: Amount(None, why=UNKNOWN if name == JOBS else parts[name].why) for name in COUNTED}
+        whole = whole if whole.energy_uj else Amount(None)
     edges = [Edge(NODES, name, amount) for name, amount in parts.items()]
     if fed:
         why = "power supplies, fans, boards: what no sensor of these nodes shows"

@@ -253,7 +253,7 @@ class Footprint:
     def times(self, factor: float) -> Footprint:
         """The same factors' figures of `factor` times the energy."""
         known = {name: getattr(self, name) for name in ("cost", *CARBON)}
-        scaled = {name: None if value is None else value * factor for name, value in known.items()}
+        scaled: dict[str, Any] = {name: None if value is None else value * factor for name, value in known.items()}
         facility_uj = None if self.facility_uj is None else round(self.facility_uj * factor)
         return replace(self, facility_uj=facility_uj, **scaled)
 

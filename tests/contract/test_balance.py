@@ -192,6 +192,18 @@ def test_what_slurm_said_of_nodes_is_sealed_with_the_month(
     assert "slurm.json" in (said := " ".join(capsys.readouterr().out.split())) and "was not sealed" in said
 
 
+def test_of_a_month_that_nobody_observed_nothing_is_known(
+    tmp_path: Path, utc: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = make_site(tmp_path, 2, 1)
+    there = ["--archive", str(site.archive.root), "--cluster", CLUSTER, "--no-slurm"]
+    assert main(["balance", "2024-02", *there, "--json"]) == 0
+    edges = {one["to"]: one["energy_uj"] for one in json.loads(capsys.readouterr().out)["edges"]}
+    assert {edges[name] for name in ("nodes", "jobs", "idle", "system", "unknown")} == {None}
+    assert main(["balance", "2024-02", *there]) == 0
+    assert "what jobs, idle nodes and the system drew is not known" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_command_and_its_picture(
     site: Site, tmp_path: Path, utc: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
