@@ -51,8 +51,8 @@ STEPS_NS, STEPS = 200_000_000, 32
 """In the long run so often an interval of a job ends since a step began or ended, and so many times more at once; where
 children are asked a tenth of that."""
 UNCONFINED = (
-    "on which CPUs it ran is not known, since its cpuset confines it to none (ConstrainCores=no): "
-    "its share goes by its CPU time"
+    "on which CPUs it ran is not known: its cpuset confines it to none (ConstrainCores=no), or was not set yet when it "
+    "was read; its share goes by its CPU time"
 )
 ONE_THREAD = (
     "its cpuset is the whole node, of which Slurm counted a part of the CPUs: it is taken to have one thread of each "
