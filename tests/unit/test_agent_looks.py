@@ -14,8 +14,11 @@ from perun_hpc.agent import looks
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.base.steps import Step
+from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.looks import GLANCE_NS, OFTEN_NS, SELDOM_NS, Looks
-from perun_hpc.agent.sources.node import Node
+from perun_hpc.agent.measure.meter import INTERVAL_NS
+from perun_hpc.agent.sources.node import JobUse, Node
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.clock import MACHINE
@@ -146,6 +149,23 @@ def test_what_nobody_tells_is_looked_for_each_second(host: Host) -> None:
     assert host.is_seldom()
     host.node.forget(session)  # without a cgroup
     assert not host.is_seldom()
+
+
+def test_what_the_kernel_tells_of_a_job_does_for_its_flagged_steps(host: Host) -> None:
+    now_ns = [MACHINE.mono_ns()]
+    clock: Any = SimpleNamespace(mono_ns=lambda: now_ns[0])
+    meter: Any = SimpleNamespace(uses={})
+    nobody: list[Any] = [None] * 5
+    jobs = Jobs(host.paths, "boot", host.node, host.register, meter, *nobody, save=lambda: None, later=[], clock=clock)
+    session = host.begin(1)
+    session.add_step(Step(step_id=0, tasks=1, nodes=1, command="", options=""))
+    session.run_on([0])
+    meter.uses[session.key] = JobUse(cpu_ns=5)
+    assert jobs.want_looks  # its cgroup may just be made
+    now_ns[0] += 2 * INTERVAL_NS
+    assert not jobs.want_looks
+    meter.uses[session.key] = JobUse()
+    assert jobs.want_looks
 
 
 def test_who_comes_is_followed_by_a_look_within_a_second(host: Host) -> None:

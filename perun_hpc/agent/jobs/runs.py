@@ -137,7 +137,7 @@ class Jobs:
         """Whether there is something to do each second: for young jobs, those without a cgroup, failed messages."""
         now_ns = self._clock.mono_ns()
         return bool(self._tries) or any(
-            _is_young(one, now_ns) or one.steps or self._meter.uses.get(one.key, NO_USE).cpu_ns is None
+            _is_young(one, now_ns) or self._meter.uses.get(one.key, NO_USE).cpu_ns is None
             for one in self._register.live.values()
         )
 
