@@ -42,7 +42,8 @@ class NodeState:
     `uses` holds what each live session's cgroup said at the last reading, `done` when sealed sessions ended
     (monotonic), `unheard` those of them whose end no hook has reported, `ledger` the day and length of the node ledger,
     `home` the names of cluster and node, `inside` what parts of meters were given in the meters' open intervals
-    (meter -> owner -> uJ), `gauges` where the counters that are made of power gauges were left.
+    (meter -> owner -> uJ), `gauges` where the counters that are made of power gauges were left, `spent_ns` the CPU time
+    of the agent.
     """
 
     boot_id: str
@@ -57,6 +58,7 @@ class NodeState:
     inside: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     gauges: Mapping[str, Left] = field(default_factory=dict)
     unheard: tuple[str, ...] = ()
+    spent_ns: int = 0
 
 
 def save(
@@ -88,6 +90,7 @@ def save(
         "home": list(state.home),
         "inside": {meter: dict(given) for meter, given in state.inside.items()},
         "gauges": {gauge: list(left) for gauge, left in state.gauges.items()},
+        "spent_ns": state.spent_ns,
     }
     held = {one.place: to.held(one.place) for one in state.sessions}
     sessions = {
@@ -171,6 +174,7 @@ def load(paths: AgentPaths) -> NodeState | None:
             home=(data["home"][0], data["home"][1]),
             inside=data.get("inside", {}),
             gauges={gauge: tuple(left) for gauge, left in data.get("gauges", {}).items()},
+            spent_ns=data.get("spent_ns", 0),
         )
         if names := codec.wrong(state):
             raise DataError(f"{paths.state}: damaged: {names}")

@@ -66,6 +66,7 @@ class Survival:
             home=self._register.home,
             inside=self._meter.inside,
             gauges=self._meter.gauges.left,
+            spent_ns=self._meter.spent_ns(),
         )
         counters = [sensor.id for sensor in self._meter.sensors]
         guard("state", lambda: state.save(self._log, now, counters, self._meter.last is not self._saved, whole))
@@ -98,7 +99,8 @@ class Survival:
             else:
                 session.note("the node was restarted")
                 end = Edge(former.last.real_ns, former.last.mono_ns, 0, "restart")
-                session.cut_off(end, booking.take_edge(former.last.readings, self._meter.sensors))
+                edges = booking.take_edge(former.last.readings, self._meter.sensors)
+                session.cut_off(end, edges, former.spent_ns)
                 register.done[session.key.name] = 0
                 register.unheard.add(session.key.name)
                 register.ended.append(session)
@@ -112,6 +114,6 @@ class Survival:
         for session in list(register.live.values()):
             # The counters went on; only who used the CPUs meanwhile is known less well.
             gap = Gap("agent", former.last.mono_ns, snapshot.mono_ns, "the agent was restarted")
-            session.resume(gap, time.process_time_ns())
+            session.resume(gap, former.spent_ns, time.process_time_ns())
             guard("resuming its trace", partial(traces.resume, session, snapshot), session)
             guard("resuming its ranks", partial(steps.resume, session), session)

@@ -38,7 +38,11 @@ def test_a_killed_agent_is_continued_by_the_next(node: FakeNode) -> None:
     first = node.counters["intel-rapl:0"]
     node.begin(1, exclusive="1")
     node.serve(1_000_000)
-    until((node.spool / "node" / "state.json").exists, "the state was saved")
+    spent_ns = int(node.ask("status").fields["cpu_ns"])
+    while int(node.ask("status").fields["cpu_ns"]) < spent_ns + 300_000_000:
+        pass
+    node.begin(2)
+    node.end(2)  # with which the state is saved
     node.kill()
     node.serve(2_000_000)
     node.start()
@@ -47,6 +51,7 @@ def test_a_killed_agent_is_continued_by_the_next(node: FakeNode) -> None:
     node.end(1)
     record = node.record(1)
     assert record["state"] == "closed"
+    assert record["agent"]["cpu_ns"] > 300_000_000  # the killed one's, too
     assert record["domains"]["package-0"]["energy_uj"] == 7_000_000
     edges = record["edges"]["powercap:package-0:energy"]
     assert edges["end"]["ticks"] - edges["start"]["ticks"] == 7_000_000

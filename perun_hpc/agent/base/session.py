@@ -215,11 +215,11 @@ class Session:
         self.changes += 1
         self.edges_start[sensor] = edge
 
-    def resume(self, gap: Gap, agent_cpu_ns: int) -> None:
-        """Another agent goes on, which had used so much CPU time before."""
+    def resume(self, gap: Gap, former_ns: int, agent_cpu_ns: int) -> None:
+        """Another agent goes on, which had used so much CPU time before, the one before it `former_ns` by then."""
         self.changes += 1
         self.add_gap(gap)
-        self.agent_cpu_ns -= agent_cpu_ns
+        self.agent_cpu_ns += former_ns - agent_cpu_ns
 
     def tell(self, job: Mapping[str, str], ended: Mapping[str, str]) -> None:
         """What the Epilog says: more of the job, and how it ended."""
@@ -233,11 +233,12 @@ class Session:
         self.end, self.edges_end = end, edges
         self.agent_cpu_ns += agent_cpu_ns
 
-    def cut_off(self, end: Edge, edges: dict[str, list[int | None]]) -> None:
-        """The node was restarted: it ended with the last reading of an agent that is gone."""
+    def cut_off(self, end: Edge, edges: dict[str, list[int | None]], agent_cpu_ns: int) -> None:
+        """The node was restarted: it ended with the last reading of an agent that is gone, and had used so much CPU
+        time."""
         self.changes += 1
         self.end, self.edges_end = end, edges
-        self.agent_cpu_ns = max(0, self.agent_cpu_ns)
+        self.agent_cpu_ns = max(0, self.agent_cpu_ns + agent_cpu_ns)
 
     def give_up(self) -> Edge:
         """Not even its end could be read: it ends where it did, or where it began; that is returned."""
