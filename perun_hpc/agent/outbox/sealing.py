@@ -110,7 +110,7 @@ class Sealing:
     def _conditions(self, session: Session) -> dict[str, str]:
         """Those of the machine; how its CPUs were set while the job ran, one after the other, where that changed."""
         seen = {name: ", then ".join(values)[:LONGEST] for name, values in session.cpu_settings.items()}
-        return {**conditions(self._paths.root), **seen}
+        return {**conditions(self._paths.root, self._meter.cpu_settings.now), **seen}
 
     def _seal(self, session: Session) -> None:
         assert session.end is not None

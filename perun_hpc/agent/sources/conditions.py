@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from perun_hpc.agent.sources.cpu_settings import LONGEST, cpu_settings, text_of
+from perun_hpc.agent.sources.cpu_settings import LONGEST, text_of
 
 
-def conditions(root: Path) -> dict[str, str]:
-    """Name -> value of what the kernel shows; several values of one name are joined."""
+def conditions(root: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """Name -> value of what the kernel shows; `settings` is how the CPUs are set (`CpuSettings.now`)."""
     found = {
         "processor": _processor(text_of(root / "proc/cpuinfo")),
         "kernel": text_of(root / "proc/sys/kernel/osrelease"),
-        **cpu_settings(root),
+        **settings,
         "boost": _boost(root / "sys/devices/system/cpu"),
     }
     return {name: value[:LONGEST] for name, value in found.items() if value}

@@ -25,21 +25,16 @@ GOVERNOR, CLOCK, CAP, SHORT_CAP = "governor", "clock limit", "power cap", "short
 _HEAD_B = 4096
 
 
-def cpu_settings(root: Path) -> dict[str, str]:
-    """Name -> value of what the kernel shows; several values of one name are joined.
-
-    The caps are those of RAPL's packages: the first constraint is the long-term one, the second the short-term one.
-    """
-    return _shown(_files(root))
-
-
 _Files: TypeAlias = dict[str, list[Path]]
 _UNITS = {CLOCK: (1e6, "GHz"), CAP: (1e6, "W"), SHORT_CAP: (1e6, "W")}
 _DIRECTORIES = "sys/devices/system/cpu/cpufreq", "sys/class/powercap"
 
 
 def _files(root: Path) -> _Files:
-    """The files that there are, by what they show."""
+    """The files that there are, by what they show.
+
+    The caps are those of RAPL's packages: the first constraint is the long-term one, the second the short-term one.
+    """
     frequencies, powercap = (root / name for name in _DIRECTORIES)
     policies = sorted(frequencies.glob("policy*"))[:LOOKED_AT]
     zones = sorted(powercap.glob("*:*"))
@@ -63,7 +58,10 @@ def _shown(files: _Files) -> dict[str, str]:
 
 @dataclass
 class CpuSettings:
-    """What was seen last of a host's; `idle_key` names what static power depends on: the governor and the caps."""
+    """What was seen last of a host's; `idle_key` names what static power depends on: the governor and the caps.
+
+    `now` is name -> value; several values of one name are joined.
+    """
 
     root: Path
     now: Mapping[str, str] = field(default_factory=dict)
