@@ -10,7 +10,7 @@ microjoule. A part that is not known is in what is left, and the text says so.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -104,6 +104,7 @@ class _Node:
     time: Presence
     accounts: Mapping[str, Amount]
     machines: int
+    simulated: bool
 
     @property
     def unbacked(self) -> bool:
@@ -153,8 +154,8 @@ def draw_up(
         findings.append(f"records hold more than the ledgers of {', '.join(unbacked[:8])}: see perun audit")
     in_turn = [f"{name} ({one.machines})" for name, one in nodes.items() if one.machines > 1]
     if in_turn:
-        more = f" and {len(in_turn) - 8} more" if len(in_turn) > 8 else ""
-        notes.append(f"names that several machines had in turn: {', '.join(in_turn[:8])}{more}")
+        notes.append(f"names that several machines had in turn: {_named(in_turn)}")
+    notes += _not_measured(nodes)
     whole, parts, fed = _of_nodes(nodes, [one for one in behind if one.feeds == NODES], span, notes)
     jobs = next(one.amount for one in parts if one.target == JOBS)
     edges = [*_of_site(whole, len(nodes) - fed, behind, span, notes), *parts, *_of_jobs(nodes.values(), jobs)]
@@ -227,6 +228,7 @@ def _nodes(
             time=presence(books, mine, its, span),
             accounts=_accounts(mine),
             machines=len({one.machine for one in mine if one.machine}),
+            simulated=any(one.get("provenance") == "simulated" for one in _sensors(mine)),
         )
     return found, findings
 
@@ -260,13 +262,30 @@ def _of_jobs(nodes: Iterable[_Node], jobs: Amount) -> list[Edge]:
 
 def _gain(records: Iterable[RecordFile]) -> float | None:
     """Return the greatest relative error (k=1) that a node's energy sensors state."""
-    gains = [
-        float(sensor.get("gain_error") or 0.0)
-        for record in records
-        for sensor in record.counters["sensors"]
-        if isinstance(sensor, Mapping) and sensor.get("quantity") in ("energy", "power")
-    ]
-    return max(gains, default=None)
+    return max((float(sensor.get("gain_error") or 0.0) for sensor in _sensors(records)), default=None)
+
+
+def _sensors(records: Iterable[RecordFile]) -> Iterator[Mapping[str, Any]]:
+    """Yield the energy sensors that records name."""
+    for record in records:
+        for sensor in record.counters["sensors"]:
+            if isinstance(sensor, Mapping) and sensor.get("quantity") in ("energy", "power"):
+                yield sensor
+
+
+def _not_measured(nodes: Mapping[str, _Node]) -> Iterator[str]:
+    """Say which nodes' counters are none: how much of what they counted is estimated, and whose are simulated."""
+    estimated = [name for name, one in nodes.items() if one.sums.estimated_uj]
+    if estimated:
+        counted_uj = sum(one.sums.counted_uj for one in nodes.values())
+        share = sum(one.sums.estimated_uj for one in nodes.values()) / counted_uj
+        yield f"{100 * share:.3g} % of what nodes counted is estimated: nothing measures on {_named(estimated)}"
+    if simulated := [name for name, one in nodes.items() if one.simulated]:
+        yield f"Sensors are simulated, made up for a trial, on {_named(simulated)}"
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _of_nodes(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,7 +36,16 @@ def run(args: argparse.Namespace) -> int:
     path = place()
     nodes = listed(path)
     if args.nodes:
-        write(path, nodes | named(args.nodes))
+        wanted = named(args.nodes)
+        write(path, nodes | wanted)
+        print(f"off from the next job and step on: {', '.join(sorted(wanted))}")
+        # Once they are off: Slurm may be what hangs.
+        from perun_hpc.slurm import cluster
+
+        if (known := cluster.nodes()) is not None and (others := sorted(wanted - known)):
+            print(
+                f"perun: warning: Slurm has no node {', '.join(others)}: right for login nodes alone", file=sys.stderr
+            )
     else:
         print("\n".join(sorted(nodes)) or "no node is off")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from perun_hpc.cli.off import listed, named, place, write
 
@@ -14,6 +15,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take nodes out of the list."""
-    path = place()
-    write(path, listed(path) - named(args.nodes))
+    path, wanted = place(), named(args.nodes)
+    nodes = listed(path)
+    write(path, nodes - wanted)
+    if on := sorted(nodes & wanted):
+        print(f"on from the next job and step on: {', '.join(on)}")
+    if others := sorted(wanted - nodes):
+        print(f"perun: warning: was not off: {', '.join(others)} (perun off lists those that are)", file=sys.stderr)
     return 0

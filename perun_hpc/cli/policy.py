@@ -189,6 +189,9 @@ def _budgets(args: argparse.Namespace) -> int:
         for line in proposals(found, args.cluster):
             print(line)
         return 0
+    if not found:
+        print("no account has a budget: the policy's accounts: NAME: {budget: {energy: ...}} sets one")
+        return 0
     for one in found:
         if one.state != "ok":
             used, granted = watt_hours(one.used_uj), watt_hours(one.budget_uj)

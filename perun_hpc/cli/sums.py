@@ -43,8 +43,10 @@ def sums(args: argparse.Namespace, since_day: str) -> Iterator[Sums]:
 
         try:
             own = own_sums(where.archive, os.getuid())
-        except NotFoundError:
-            raise error from None
+        except NotFoundError as none:
+            # A user without a job yet. Who cannot see the archive, or administers, hears of the ledger.
+            user = os.getuid() and os.access(where.archive.base, os.X_OK)
+            raise (type(error)(str(none)) if user else error) from None
         ledger = own.ledger
         print(_scope(own.about), file=sys.stderr)
         if since_day < own.first_day:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,17 @@ def write(made: Balance, target: Path) -> None:
     if target.suffix == ".html":
         write_new(target, page(made).encode(), durable=False)
     else:
-        drawing.save(draw(made), target)
+        begin, end = (f"{datetime.fromtimestamp(at_s):%Y-%m-%d %H:%M}" for at_s in made.span)
+        said = [f"{_title(made)} ({begin} to {end})", *(f"{one}." for one in made.notes)]
+        above = "\n".join(line for text in said for line in textwrap.wrap(text, 150)).replace("$", r"\$")
+        figure = draw(made)
+        figure.suptitle(above, x=0.02, ha="left", fontsize=10, color="#24292f")
+        drawing.save(figure, target)
 
 
 def page(made: Balance) -> str:
     """The picture and its numbers as a page without scripts."""
-    title = f"{made.cluster}, {made.month}: where the energy went"
+    title = _title(made)
     rows = [
         [one.source or "", one.target, words.amount(one.amount, _PLAIN), words.share(made, one), one.amount.why]
         for one in words.in_order(made)
@@ -70,6 +76,10 @@ def page(made: Balance) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{safe(policy)}">\n'
         f"<title>{safe(title)}</title>\n<style>{_STYLE}</style></head>\n<body>{body}</body></html>\n"
     )
+
+
+def _title(made: Balance) -> str:
+    return f"{made.cluster}, {made.month}: where the energy went"
 
 
 def draw(made: Balance) -> Any:

@@ -1,4 +1,4 @@
-"""What Slurm says of the cluster that this host belongs to: its name, its partitions."""
+"""What Slurm says of the cluster that this host belongs to: its name, its partitions, its nodes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,16 @@ def cluster_name(environ: Mapping[str, str] = os.environ, runner: Runner = run_c
 
 def partitions(runner: Runner = run_command) -> frozenset[str] | None:
     """The names of all partitions; None where Slurm does not answer here."""
+    return _listed(runner, "--format=%R")
+
+
+def nodes(runner: Runner = run_command) -> frozenset[str] | None:
+    """The names of all nodes; None where Slurm does not answer here."""
+    return _listed(runner, "--Node", "--format=%N")
+
+
+def _listed(runner: Runner, *options: str) -> frozenset[str] | None:
     try:
-        return frozenset(runner(["sinfo", "--noheader", "--all", "--format=%R"], None, PATIENCE_S).split())
+        return frozenset(runner(["sinfo", "--noheader", "--all", *options], None, PATIENCE_S).split())
     except UnavailableError:
         return None

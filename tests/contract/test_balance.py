@@ -192,6 +192,27 @@ def test_what_slurm_said_of_nodes_is_sealed_with_the_month(
     assert "slurm.json" in (said := " ".join(capsys.readouterr().out.split())) and "was not sealed" in said
 
 
+def test_what_no_sensor_measured_is_told_in_text_and_picture(
+    tmp_path: Path, utc: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    site = make_site(tmp_path, 3, 1)
+    ledgers = site.archive.node_ledgers()
+    for path in ledgers:
+        if path.parent == ledgers[0].parent:
+            path.write_text(path.read_text().replace('{"t0_ns"', '{"estimated":true,"t0_ns"'))
+    for path in site.archive.base.glob("**/boundary/*.json"):
+        record = json.loads(path.read_text())
+        record["sensors"] = [{**one, "provenance": "simulated"} for one in record["sensors"]]
+        path.write_text(json.dumps(record))
+    there = ["--archive", str(site.archive.root), "--cluster", CLUSTER, "--no-slurm"]
+    assert main(["balance", MONTH, *there, "--picture", str(tmp_path / "a.svg")]) in (0, 1)
+    text, drawn_text = " ".join(capsys.readouterr().out.split()), (tmp_path / "a.svg").read_text()
+    for said in (f"of what nodes counted is estimated: nothing measures on {ledgers[0].parent.name}.", "are simulated"):
+        assert said in text and said in drawn_text
+    assert f"{CLUSTER}, {MONTH}: where the energy went ({MONTH}-01 00:00 to" in drawn_text
+
+
 def test_of_a_month_that_nobody_observed_nothing_is_known(
     tmp_path: Path, utc: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

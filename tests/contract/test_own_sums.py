@@ -148,10 +148,10 @@ def test_what_a_person_sees_is_what_the_ledger_answers_to_the_same_question(site
     assert table.stdout == own.stdout
 
 
-def test_who_has_nothing_is_answered_as_before(site: Site) -> None:
+def test_who_has_nothing_is_told_when_there_will_be_something(site: Site) -> None:
     done = site.perun(STRANGER, "usage")
     assert done.returncode == 77
-    assert "only the service user may read the ledger" in done.stderr
+    assert "no sums of yours" in done.stderr and "once a job of yours has a record" in done.stderr
     assert site.perun(ALICE, "usage", "--ledger", f"{site.base}/ledger.db").returncode == 77
 
 

@@ -10,7 +10,7 @@ import pytest
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.archive.places import only_cluster
 from perun_hpc.errors import AccessError, UnavailableError
-from perun_hpc.slurm.cluster import cluster_name, partitions
+from perun_hpc.slurm.cluster import cluster_name, nodes, partitions
 
 
 def asked(text: str | None, commands: list[list[str]]) -> object:
@@ -58,6 +58,8 @@ def test_partitions_are_asked_for_with_the_hidden_ones() -> None:
     assert partitions(asked("main\nshort\n", commands)) == {"main", "short"}  # type: ignore[arg-type]
     assert "--all" in commands[0]
     assert partitions(asked(None, [])) is None  # type: ignore[arg-type]
+    assert nodes(asked("n1\nn2\nn1\n", commands)) == {"n1", "n2"}  # type: ignore[arg-type]
+    assert "--all" in commands[1]
 
 
 def test_without_slurm_the_only_cluster_of_an_archive_is_meant(tmp_path: Path) -> None:
