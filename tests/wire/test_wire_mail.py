@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -104,6 +105,32 @@ def test_a_mail_goes_out_where_a_tool_is_missing(tmp_path: Path, missing: str) -
         sending.stdin.write(TEXT)
         sending.stdin.close()
         assert post.received() == HEAD + TEXT
+
+
+LATE = """#!/bin/sh
+# What `setsid -f` is where the process that it forks comes late to its turn.
+shift
+exec 3<&0  # a background command's own would be /dev/null
+{{ sleep 0.5; exec {setsid} "$@"; }} <&3 3<&- &
+"""
+
+
+@pytest.mark.timeout(60)  # what is lost would be waited for
+def test_no_mail_is_lost_though_slurm_kills_the_group_of_its_mailprog_that_has_ended(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "cat", "flock", "timeout", "sleep", "logger"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    (tools / "setsid").write_text(LATE.format(setsid=shutil.which("setsid")))
+    (tools / "setsid").chmod(0o755)
+    post = Post(tmp_path, path=str(tools))
+    words, environ = [post.script, "-s", SUBJECT, "alice@here"], {"SLURM_JOB_MAIL_TYPE": "Ended"}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, env=environ, text=True, process_group=0) as sending:
+        sending.communicate(TEXT)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(sending.pid, number)
+    assert post.received() == f"{HEAD}{TEXT}\nEnergy 8.0 kJ\n"
 
 
 def test_a_mail_that_waits_goes_out_when_the_controller_stops(tmp_path: Path) -> None:
