@@ -166,40 +166,38 @@ class NumberFiles:
     def read(self) -> tuple[Reading, ...]:
         """Read every file from its start."""
         pread, clock = os.pread, self._clock
-        try:
-            contents, times_ns = zip(*[(pread(descriptor, 64, 0), clock()) for descriptor in self._descriptors])
-        except (OSError, ValueError):  # without files there is nothing to take apart
-            contents = times_ns = ()
-        ticks = self._plain(contents)
-        return tuple(map(Reading, ticks, times_ns)) if ticks is not None else self._each()
-
-    def _each(self) -> tuple[Reading, ...]:
-        """The same, each file looked at by itself."""
-        pread, clock = os.pread, self._clock
-        readings = []
-        for sensor, descriptor in zip(self._sensors, self._descriptors, strict=True):
+        contents: list[bytes | OSError] = []
+        times_ns = []
+        for descriptor in self._descriptors:
             try:
-                readings.append(_checked(sensor, pread(descriptor, 64, 0), clock()))
+                contents.append(pread(descriptor, 64, 0))
             except OSError as error:
-                readings.append(Reading(None, clock(), reason(error)))
-        return tuple(readings)
+                contents.append(error)
+            times_ns.append(clock())
+        ticks = self._plain(contents)
+        if ticks is not None:
+            return tuple(map(Reading, ticks, times_ns))
+        return tuple(map(_checked, self._sensors, contents, times_ns))
 
     def ticks(self) -> list[int | None]:
         """What `read` says, without times and reasons."""
-        try:
-            contents = [os.pread(descriptor, 64, 0) for descriptor in self._descriptors]
-        except OSError:
-            contents = []
-        ticks = self._plain(contents)
-        return [*ticks] if ticks is not None else [reading.ticks for reading in self._each()]
+        with contextlib.suppress(OSError):
+            contents = [os.pread(descriptor, 64, 0) for descriptor in self._descriptors] if self._all_count else []
+            if (ticks := self._plain(contents)) is not None:
+                return [*ticks]
+        return [reading.ticks for reading in self.read()]
 
-    def _plain(self, contents: Sequence[bytes]) -> list[int] | None:
-        """What files of counters hold, at a third of the cost of each by itself; None where one is to be looked at."""
+    @property
+    def _all_count(self) -> bool:
         if self._counts is None:
             self._counts = all(sensor.kind is Kind.COUNTER for sensor in self._sensors)
-        if contents and self._counts and b"".join(contents).translate(None, b"\n").isdigit():
-            with contextlib.suppress(ValueError):  # an empty file
-                ticks = [*map(int, contents)]
+        return self._counts
+
+    def _plain(self, contents: Sequence[bytes | OSError]) -> list[int] | None:
+        """What files of counters hold, at a third of the cost of each by itself; None where one is to be looked at."""
+        with contextlib.suppress(TypeError, ValueError):  # one that failed, an empty one
+            if contents and self._all_count and b"".join(contents).translate(None, b"\n").isdigit():  # type: ignore[arg-type]
+                ticks = [*map(int, contents)]  # type: ignore[arg-type]
                 if max(ticks) < _ALL_ONES[2]:
                     return ticks
         return None
@@ -263,7 +261,9 @@ class Combined:
         self._files.close()
 
 
-def _checked(sensor: Sensor, content: bytes, mono_ns: int) -> Reading:
+def _checked(sensor: Sensor, content: bytes | OSError, mono_ns: int) -> Reading:
+    if isinstance(content, OSError):
+        return Reading(None, mono_ns, reason(content))
     ticks = integer(content)
     if ticks is None:
         return Reading(None, mono_ns, "the file holds no number")

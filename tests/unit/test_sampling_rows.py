@@ -82,6 +82,28 @@ def test_ticks_are_the_readings_without_times(tmp_path):
     assert bad.ticks() == [reading.ticks for reading in bad.read()] == [5, 17, None]
 
 
+def calls_to_read() -> int:
+    return int(Path("/proc/self/io").read_text().partition("syscr:")[2].split()[0])  # proc_pid_io(5)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_reading_reads_each_file_once(tmp_path, kind, odd):
+    if not Path("/proc/self/io").exists():
+        pytest.skip("the kernel does not count what processes read")
+    places = [tmp_path / str(number) for number in range(20)]
+    for place in places:
+        place.write_text("7\n")
+    places[3].write_text("no number\n" if odd else "8\n")
+    reader = NumberFiles(tuple((sensor(kind, (1, 1), None), place) for place in places))
+    own = -calls_to_read() + calls_to_read()
+    calls = -calls_to_read()
+    readings = reader.read()
+    calls += calls_to_read()
+    assert [reading.ticks for reading in readings] == [7, 7, 7, None if odd else 8, *[7] * 16] == reader.ticks()
+    assert calls == own + len(places)
+
+
 def test_cpu_time_and_memory_are_read_at_most_ten_times_a_second(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0 0 0\n")
