@@ -96,10 +96,11 @@ def test_a_virtual_machine_whose_counters_stand_at_zero_has_the_estimate(tmp_pat
 
 
 def test_what_the_site_states_of_its_nodes_counts_with_its_own_uncertainty(bare):
-    node = bare(STATED)
+    node = bare()
     node.begin(1, exclusive="1")
     time.sleep(0.5)
     node.serve(busy_s={0: 0.4})
+    node.policy.write_text(node.policy.read_text() + STATED)
     node.ask("reload")
     until(lambda: rules(node, "idle_uw"), "the policy rules")
     until(lambda: "another sensor counts it from now on" in json.dumps(node.ledger()), "the policy's model counts")
