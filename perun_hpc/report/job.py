@@ -34,6 +34,8 @@ WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 BAR = 10
 NODES_NAMED = 3
 FULLY = 0.995
+COVERED = 0.98
+"""A whole record with less of the job's time between readings says that the rest is not in its energy."""
 _BY = {"redfish": "BMC", "snmp": "PDU"}
 _NAMES = {"cpu": "CPU", "dram": "DRAM", "gpu": "GPU", "node": "node meter", "other": "other"}
 _OUTSIDE = {
@@ -175,7 +177,9 @@ def _energy(r: EnergyRecord, style: Style) -> list[str]:
     # Slurm's comment has no nodes in it, but says that none is missing.
     reported = len(r.nodes) or (r.num_nodes if r.status == "complete" else 0)
     seen = f", {reported} of {r.num_nodes} nodes" if r.num_nodes > 1 and reported else ""
-    lines += _labelled("Coverage", f"{q.percent(r.coverage)} of the job's time{seen}")
+    open_ended = r.status == "complete" and r.coverage < COVERED  # a partial one says what is missing
+    rest = "; what was drawn in the rest of it is not in the energy" if open_ended else ""
+    lines += _labelled("Coverage", f"{q.percent(r.coverage)} of the job's time{seen}{rest}")
     lines += _labelled("Scope", _scope(r))
     return [*lines, *_footprint(r, style)]
 

@@ -199,6 +199,13 @@ def test_no_counter_moved() -> None:
     assert "(nothing was counted)" in text
 
 
+def test_a_whole_record_says_what_its_readings_do_not_cover() -> None:
+    said = "87 % of the job's time; what was drawn in the rest of it is not in the energy"
+    for coverage, status, shown in ((0.87, "complete", True), (0.99, "complete", False), (0.87, "partial", False)):
+        lines = job_report(replace(gpu(), coverage=coverage, status=status), "ledger", Style())
+        assert (said in " ".join(" ".join(lines).split())) is shown
+
+
 def test_what_follows_from_an_upper_end_is_one() -> None:
     foot = Footprint(None, 1.0, None, 0.5, "EUR", True, ())
     doubtful = replace(gpu(), energy_uj=8_000_000, u_uj=6_000_000, footprint=foot)
