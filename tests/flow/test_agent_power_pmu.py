@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import os
 import threading
 import time
@@ -27,6 +29,8 @@ SCALE, UJ_PER_NS = "1e-7", 0.1
 """J per ns: 100 W."""
 RANGE_UJ = 20_000_000 * 2**32
 """Steps of 20 J: files may be 0.4 s late."""
+PIDFD_GETFD = 438
+"""Of every architecture."""
 POLICY = "sampling:\n  interval: {}\nsensors:\n  power_pmu: {}\n"
 
 
@@ -162,6 +166,41 @@ def test_the_policy_turns_it_on_and_off_and_by_default_nothing_counts(tmp_path: 
         until(lambda: state(node) == "", "it is off")
         node.end(1)
         assert node.record(1)["domains"]["package-0"]["energy_uj"] > 0
+    finally:
+        writer.close()
+        node.stop()
+
+
+def stop_group(pid: int) -> None:
+    """Let the group of a process count no more, as the kernel does where all CPUs of a package go offline."""
+    there = os.pidfd_open(pid)
+    for name in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # others come and go
+            if "perf_event" in str(name.readlink()):
+                fd = ctypes.CDLL(None).syscall(PIDFD_GETFD, there, int(name.name), 0)
+                fcntl.ioctl(fd, power_pmu.DISABLE, power_pmu.WHOLE)
+                os.close(fd)
+    os.close(there)
+
+
+@pytest.mark.parametrize("rows", ["", "\n  period: 10 ms\n  period_min: 10 ms"], ids=["slow rows", "fast rows"])
+def test_a_job_during_which_a_group_stops_counting_lacks_nothing(tmp_path: Path, near: None, rows: str) -> None:
+    node, files = node_of(tmp_path, "when-cheaper", "energy:\n  package_static: 0 W\n", every=f"500 ms{rows}")
+    writer = Writer(files)
+    writer.start()
+    try:
+        node.start()
+        writer.use_cpu(node)
+        node.begin(1, exclusive="1")
+        assert tried(node) == "1 groups for 5 counters"
+        assert node.agent is not None
+        stop_group(node.agent.pid)
+        time.sleep(3)
+        node.end(1)
+        package = node.record(1)["domains"]["package-0"]
+        assert package["energy_uj"] == pytest.approx(package["covered_ns"] * UJ_PER_NS, rel=0.01, abs=2_000_000)
+        assert package["gap_ns"] == 0
+        assert state(node).startswith("powercap's files are read; ")
     finally:
         writer.close()
         node.stop()
