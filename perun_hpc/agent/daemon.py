@@ -47,6 +47,7 @@ from perun_hpc.agent.tending import Sources
 from perun_hpc.agent.textfile import Textfile
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.config.keeper import PolicyKeeper
+from perun_hpc.energy.attribute import NodeInput
 from perun_hpc.errors import DataError
 from perun_hpc.process.clock import MACHINE, Clock
 from perun_hpc.process.log import guard, log
@@ -138,7 +139,8 @@ def serve(
     topology = partial(machine.topology, paths.root)
     wake = Wake(selector)
     later: list[Callable[[], None]] = []
-    register = Register(node.name, len(topology(()).core_of))
+    cpus = topology(())
+    register = Register(node.name, len(cpus.core_of))
     applier = PolicyApplier(policy, register, root_helper)
     ledger = NodeLedger(paths)
     visibility = Visibility(paths, register)
@@ -188,7 +190,7 @@ def serve(
     server = Server(listener, selector, _by_verb(verbs), clock.mono_ns)
     shipper = Shipper(paths, losses, clock, reader)
     progress = Progress(paths, register, visibility, sealing.so_far)
-    keeping = Keeping(paths, register, meter, lambda: machine.kind(paths.root, topology(())), clock)
+    keeping = Keeping(paths, register, meter, partial(_kind, paths.root, register, cpus), clock)
     outbox = Outbox(register, policy, sealing, progress, keeping, shipper, losses, survival.save, clock)
     bounds = Bounds(paths, register, policy, steps, traces, outbox, wake.ask_to_stop, clock)
     slurm_figures = SlurmFigures(figures, register, meter, visibility.moments, policy, clock)
@@ -211,6 +213,12 @@ def serve(
     survival.resume(traces, steps)
     jobs.read_inbox()
     loop.run()
+
+
+def _kind(root: Path, register: Register, cpus: NodeInput) -> str:
+    """What machine this is; `cpus` are those of the agent's start, which are read again where they are others now."""
+    same = register.cpus == len(cpus.core_of)
+    return machine.kind(root, cpus if same else machine.topology(root, ()))
 
 
 def _by_verb(verbs: dict[str, Handler]) -> Handler:

@@ -92,12 +92,13 @@ def save(
         "gauges": {gauge: list(left) for gauge, left in state.gauges.items()},
         "spent_ns": state.spent_ns,
     }
-    held = {one.place: to.held(one.place) for one in state.sessions}
-    sessions = {
-        one.place: None if (held[one.place] or {}).get("changes") == one.changes else _but_for_sums(one)
-        for one in state.sessions
-    }
-    to.write(node, sessions, _sums(state.sessions) if summed or None in held.values() else None, whole)
+    sessions: dict[str, Any] = {}
+    for one in state.sessions:
+        held = to.held(one.place)
+        same = held is not None and held.get("changes") == one.changes
+        sessions[one.place] = None if same else _but_for_sums(one)
+        summed = summed or held is None
+    to.write(node, sessions, _sums(state.sessions) if summed else None, whole)
 
 
 _COUNTS = ("cpu_ns", "work_ns", "suspended_ns")

@@ -241,14 +241,14 @@ def _changes(known: Document, now: Mapping[str, Any], gone: list[list[str]], pat
     """What of `now` differs from `known`, which it is afterwards; paths of what is not there any more go to `gone`."""
     changed: Document = {}
     for key, value, before in _others(known, now):
-        if value == before or (value is None and path == (SESSIONS,)):
+        if (value is None and path == (SESSIONS,)) or value == before:
             continue
         if type(value) is dict and type(before) is dict:
             inside = _changes(before, value, gone, (*path, key))
             if inside:
                 changed[key] = inside
         else:
-            changed[key] = known[key] = _copied(value)
+            changed[key] = known[key] = value if type(value) is int else _copied(value)
     if len(known) > len(now):
         for key in known.keys() - now.keys():
             del known[key]
