@@ -8,6 +8,7 @@ memory and 256 CPUs; each job has one CPU, a batch step and Slurm's extern step.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -96,6 +97,7 @@ class _Agent:
             if time.monotonic() > deadline_s:
                 raise RuntimeError(f"the agent shipped no record of job {job}")
             time.sleep(0.02)
+        shutil.rmtree(self._home / "root" / SCOPE / f"job_{job}")
 
     def _say(self, verb: str, job: int) -> None:
         _work(self._home / "root", self._jobs)
@@ -129,7 +131,6 @@ def _machine(root: Path) -> None:
     _write(root / "etc/machine-id", "0123456789abcdef0123456789abcdef\n")
     _write(root / "proc/meminfo", "MemTotal: 1056000000 kB\nMemAvailable: 956000000 kB\n")
     _work(root, ())
-    (root / SCOPE).mkdir(parents=True)
 
 
 def _work(root: Path, jobs: Iterable[int]) -> None:
@@ -140,6 +141,7 @@ def _work(root: Path, jobs: Iterable[int]) -> None:
             _write(root / f"sys/class/powercap/{zone}/energy_uj", f"{now_us * watts % 262_143_328_850:015d}\n")
     lines = [f"cpu{cpu} {now_us // 10_000:012d} 0 0 5000 0 0 0 0 0 0" for cpu in range(CPUS)]
     _write(root / "proc/stat", "\n".join(["cpu  0 0 0 0 0 0 0 0 0 0", *lines, "intr 0\n"]))
+    _write(root / SCOPE / "cpu.stat", f"usage_usec {now_us * CPUS:018d}\nuser_usec 40\nsystem_usec 10\n")
     for job in jobs:
         top = root / SCOPE / f"job_{job}"
         for directory in (top, top / "step_batch"):
