@@ -100,6 +100,9 @@ class Looks:
 
     def _all_is_said(self) -> bool:
         """Whether the kernel tells of all that may happen until the next interval's end."""
+        parts = (self._jobs, self._meter.steps, self._sources, self._slurm_figures)
+        if self._server.busy or self._outbox.waits or any(one.want_looks for one in parts):
+            return False
         signs = None if self._signs is None else self._node.signs(self._register.live.values())
         if self._signs is None or signs is None or not self._policy.settled:
             return False
@@ -108,10 +111,7 @@ class Looks:
             places.add((self._policy.source.parent / self._policy.source.readlink()).parent)
         if not self._signs.keep(places):
             return False
-        if not self._register.live and not self._policy.site().agent.resident:
-            return False  # it may end now
-        parts = (self._jobs, self._meter.steps, self._sources, self._slurm_figures)
-        return not (self._server.busy or self._outbox.waits or any(one.want_looks for one in parts))
+        return bool(self._register.live) or self._policy.site().agent.resident  # else it may end now
 
     def _next_ns(self, every_ns: int) -> int:
         """So much later, or when intervals and most rows are due as well, so that all wake up once."""

@@ -31,7 +31,7 @@ from perun_hpc.agent.textfile import Textfile
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.clock import Clock
-from perun_hpc.process.log import guard
+from perun_hpc.process.log import guard, guard_each
 from perun_hpc.process.server import Server
 from perun_hpc.process.whole import make_whole
 
@@ -208,10 +208,10 @@ class Loop:
         guard("neighbours", self._jobs.look_for_strangers)
         guard("sensors", partial(self._sources.tend, now_ns))
         guard("steps", self._meter.steps.keep)
-        for session in list(self._register.live.values()):
-            guard("its CPUs", partial(self._jobs.learn_cpus, session, now_ns), session)
-            guard("its trace", partial(self._traces.begin, session, now_ns), session)
-            guard("its end", partial(self._jobs.give_up_lost, session, now_ns), session)
+        live = list(self._register.live.values())
+        guard_each("its CPUs", lambda one: self._jobs.learn_cpus(one, now_ns), live)
+        guard_each("its trace", lambda one: self._traces.begin(one, now_ns), live)
+        guard_each("its end", lambda one: self._jobs.give_up_lost(one, now_ns), live)
         guard("figures for Slurm", self._slurm_figures.turn)
         self._jobs.set_aside()
         self._bounds.keep(now_ns)

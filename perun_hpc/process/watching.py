@@ -60,6 +60,10 @@ class Watching:
         """Whether it is watched; one that was removed is not."""
         return directory in self._watches
 
+    def __len__(self) -> int:
+        """How many are watched."""
+        return len(self._watches)
+
     def take(self) -> Iterator[Change]:
         """What has changed since the last time, in order."""
         for watch, mask, name in _events(self.fd):

@@ -138,7 +138,7 @@ class Jobs:
         now_ns = self._clock.mono_ns()
         return bool(self._tries) or any(
             _is_young(one, now_ns) or self._meter.uses.get(one.key, NO_USE).cpu_ns is None
-            for one in self._register.live.values()
+            for one in reversed(self._register.live.values())  # the youngest first
         )
 
     def look_for_strangers(self) -> None:

@@ -148,12 +148,11 @@ class Meter:
         """Whether a job was suspended or resumed in the open interval, or the CPUs set otherwise; asked about once a
         second.
         """
+        live = list(self._register.live.values())
+        suspended = guard_each("its cgroup", self._node.suspended, live)
         return self.cpu_settings.look(self._clock.mono_ns()) or any(
-            self._is_suspended(one) != one.suspended for one in self._register.live.values()
+            bool(now) != one.suspended for one, now in zip(live, suspended, strict=True)
         )
-
-    def _is_suspended(self, session: Session) -> bool:
-        return bool(guard("its cgroup", lambda: self._node.suspended(session), session))
 
     def end_interval(
         self, settle: bool = False, unseen: bool = False, whole: Collection[SessionKey] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
@@ -33,16 +34,20 @@ class Visibility:
         self._register = register
         self.moments = Moments(register)
         self._shown: dict[SessionKey, tuple[int, int]] = {}
+        self._asked: dict[SessionKey, tuple[Mapping[str, Any], int, int]] = {}
+        """A session's settings and what they say, which is asked of all sessions each second: period and resolution."""
         self._points: list[tuple[int, int]] = []
         self._moment_ns = 0
         """The last end of an interval of the grid."""
 
     def resolution_ns(self, session: Session) -> int:
         """Finest resolution in time in which the job's user may see energy."""
-        if self._register.alone(session):
-            return session.period_ns
-        shared_ns = settings.privacy(session.settings).shared_resolution_ns
-        return max(session.period_ns, shared_ns, self.moments.strictest_ns)
+        known = self._asked.get(session.key)
+        if known is None or known[0] is not session.settings:
+            shared_ns = settings.privacy(session.settings).shared_resolution_ns
+            known = self._asked[session.key] = session.settings, session.period_ns, shared_ns
+        _, period_ns, shared_ns = known
+        return period_ns if self._register.alone(session) else max(period_ns, shared_ns, self.moments.strictest_ns)
 
     # The curve of a job that is alone: points inside an interval, which its end turns into the job's share.
 
@@ -119,3 +124,4 @@ class Visibility:
     def forget(self, session: Session) -> None:
         """The session has ended."""
         self._shown.pop(session.key, None)
+        self._asked.pop(session.key, None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.node import Node
-from perun_hpc.backend.cgroup import job_places, step_in
+from perun_hpc.backend.cgroup import JobCgroup, job_places, step_in
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import log
@@ -51,6 +51,8 @@ class StepWatch:
         self._clock = clock
         self._heard: dict[SessionKey, dict[str, Heard]] = {}
         self._owners: dict[Path, SessionKey] = {}
+        self._followed: tuple[list[JobCgroup | None], int] | None = None
+        """The jobs' cgroups when all of them, and nothing else, were under watch, and how many that are."""
         self._watching: Watching | None = None
         try:
             self._watching = Watching()
@@ -67,10 +69,13 @@ class StepWatch:
 
         True where one is watched from now on: what was made in it before is to be looked for.
         """
+        live = list(sessions)
+        groups = [self._node.cgroups.get(session.key.name) for session in live]
+        if self._watching is not None and (groups, len(self._watching)) == self._followed:
+            return False
         owners: dict[Path, SessionKey] = {}
         whose: set[tuple[int, str | None]] = set()
-        for session in sessions:
-            group = self._node.cgroups.get(session.key.name)
+        for session, group in zip(live, groups, strict=True):
             if group is not None:
                 owners[group.steps_in] = session.key
             else:
@@ -81,6 +86,8 @@ class StepWatch:
         if self._watching is not None:
             self._watching.keep(above | owners.keys())
             more = [one for one in (*above, *owners) if one not in self._watching and self._watching.add(one)]
+            all_are = not above and len(self._watching) == len(owners)
+            self._followed = (groups, len(owners)) if all_are else None
         self._heard = {key: heard for key, heard in self._heard.items() if key in owners.values()}
         return bool(more)
 
