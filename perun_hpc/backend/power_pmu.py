@@ -116,7 +116,7 @@ class Pmu:
         base = root / PMU
         kind, cpus = number(base / "type"), _cpus(text(base / "cpumask") or "")
         if kind is None or not 0 <= kind < 1 << 32:
-            return cls((), (f"no power PMU: {base / 'type'} names none",))
+            return cls((), (f"no power PMU: {base / 'type'} is not there, or names none",))
         domains = {one.domain: one for one in sensors if one.backend == "powercap" and _fits(one)}
         groups, why, taken = list[Group](), list[str](), set[str]()
         events = _events(base / "events")
