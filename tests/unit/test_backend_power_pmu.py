@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -573,3 +574,35 @@ def test_a_file_beyond_its_range_stays_powercaps(tmp_path, closing):
     put(one.files["package-0"], 3_000_000)
     assert one.reader.ticks()[0] == 3_000_000
     assert "package-0: its file holds no number of its range" in one.reader.state
+
+
+@needs_perf
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_reads_a_counter_no_value_goes_back_and_the_sum_is_the_files(tmp_path, closing, seed):
+    chance = random.Random(seed)
+    gain, range_uj = 1 + chance.uniform(-8e-5, 8e-5), chance.choice((30_000_000, 65_532_610_987))
+    one = machine(tmp_path, range_uj=range_uj)
+    closing.append(one)
+    wrap = one.reader.sensors[0].wrap_range
+    assert wrap is not None
+    begun = wrap - 5_000_000
+    true_uj, sums_uj, before = [0] * 3, [0] * 3, [begun] * 3
+    by_groups = 0
+    for _ in range(250):
+        if chance.random() < 0.9:
+            go_on(one.group, chance.choice((0, 0.0002, 0.001)))
+        true_uj = [int(uj * gain) for uj in one.group.read()]
+        for file, uj in zip(one.files.values(), true_uj, strict=True):
+            put(file, (begun + uj) % wrap)
+        one.clock.pass_s(chance.choice((0, 0, 0, 0, 0, 20)))
+        assert isinstance(one.reader, PowerFiles)
+        if chance.random() < (0.02 if one.reader.is_wanted else 0.2):  # the policy says so, or zones were found again
+            groups = chance.choice(((), one.found.groups))
+            one.reader = PowerFiles.over(one.reader, groups, one.found.shown, one.clock, timer_of(1_000_000))
+        got = one.reader.ticks() if chance.random() < 0.5 else [reading.ticks for reading in one.reader.read()]
+        steps = [(now - last) % wrap for now, last in zip(got, before, strict=True)]
+        assert max(steps) < wrap - 1_000_000, "one went back"
+        sums_uj = [uj + step for uj, step in zip(sums_uj, steps, strict=True)]
+        assert sums_uj == pytest.approx(true_uj, rel=1e-4, abs=100)
+        before, by_groups = got, by_groups + bool(one.ids())
+    assert by_groups > 50
