@@ -136,11 +136,25 @@ def _doubts(checked: Policy) -> Iterator[str]:
     if store.tls and not store.collector:
         where = checked.site.origins.get("store.tls", checked.source)
         yield f"{where}: store.tls: nothing is handed over: name store.collector, or leave it out"
+    for group in resolve(compile_policy(checked), JobFacts()).privacy.readers:
+        if not _is_group(group):
+            where = checked.site.origins.get("privacy.readers", checked.source)
+            yield f"{where}: privacy.readers: this host has no group '{group}': nobody reads by it"
     known = partitions() if checked.partitions else None
     for name, entry in checked.partitions.items():
         if known is not None and name not in known:
             where = next(iter(entry.origins.values()), checked.source)
             yield f"{where}: partitions: Slurm has no partition '{name}' here: it has {', '.join(sorted(known))}"
+
+
+def _is_group(name: str) -> bool:
+    import grp
+
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _lacks(archive: str) -> str:

@@ -124,5 +124,8 @@ def _table(
         if ended := [tree for where, tree in found if where.parent == app and _ended(tree)]:
             totals.append(history.total(ended, chosen))
     less = ["<: at most, since the bound exceeds the figure."] if any(row[4].startswith("<") for row in rows) else []
-    legend = "Energy of a round; change against the five runs before, = where it is within the uncertainties."
+    legend = (
+        "Energy of a round, with its PUE where one was set; change, without it, against the five runs before, = where"
+        " it is within the uncertainties."
+    )
     return "\n".join([*lines, "", *totals, legend, *less])

@@ -48,8 +48,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _watch(args: argparse.Namespace) -> int:
     from perun_hpc.report.live import Live
+    from perun_hpc.slurm.job_ids import job_id_arguments
     from perun_hpc.slurm.overlap import running
 
+    if job_id_arguments(args.job)[1] is not None:
+        raise UsageError(f"perun watch {args.job}: a job is watched whole: leave the step out")
     jobs = running(args.job)
     live = Live(args.job, jobs[0].name, sum(job.nodes for job in jobs), {job.job_id: job.shown_id for job in jobs})
     with contextlib.suppress(KeyboardInterrupt), _ended_by_signals(), _shower(args) as show:

@@ -279,6 +279,10 @@ class Gatherer:
         if policy.listen:
             self._take("scraped", lambda: look.Look(partial(services.scrape, policy.listen)).answer(5.0))
         archive: Place | None = self._known.get("archive")
+        if policy.mistakes:
+            unread = Unread("the policy cannot be read", by="policy")
+            self._without(unread, "collector", "ledger", "audit", "dbd", "admin")
+            return
         if user is None or os.geteuid() not in (0, user.pw_uid):
             why = f"only root and {policy.service_user} may look"
             self._without(Unread(why, root=True), "collector", "ledger", "audit", "dbd", "admin")

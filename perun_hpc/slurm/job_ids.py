@@ -46,10 +46,8 @@ def expand_ids(words: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str]]:
     """
     ids: dict[str, bool] = {}
     for word in words:
-        for part in _LIST.findall(word):
-            if not part.strip():
-                continue
-            members = list(_members(part.strip(), MOST - len(ids)))
+        for part in [one.strip() for one in _LIST.findall(word) if one.strip()] or [word]:
+            members = list(_members(part, MOST - len(ids)))
             for one in members:
                 ids[one] = ids.get(one, True) and len(members) > 1
     if len(ids) > MOST:

@@ -185,6 +185,15 @@ def test_one_account_written_twice_is_a_mistake(tmp_path):
     assert found == [f"{path}:3:3: {twice}", f"{path}:4:25: monitor.accounts: stands in the list twice"]
 
 
+def test_check_doubts_a_group_that_the_host_does_not_have(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"store: {{archive: {tmp_path}}}\nprivacy: {{readers: [root, no-such-group]}}\n")
+    done = perun("check", policy=path)
+    assert done.returncode == 0
+    said = f"warning: {path}:2: privacy.readers: this host has no group 'no-such-group': nobody reads by it"
+    assert done.stderr.splitlines() == [said]
+
+
 def test_partitions_are_told_apart_by_case_as_slurm_does(tmp_path):
     path = tmp_path / "policy.yaml"
     path.write_text("partitions:\n  GPU: {store: {trace: none}}\n  gpu: {store: {trace: all}}\n")

@@ -41,7 +41,7 @@ def test_ranges_together_are_bounded_too() -> None:
         expand_ids(["1-6000", "10001-16000"])
 
 
-@pytest.mark.parametrize("word", ["0", "0-3", "x", "4711_[1", "--all", "4711_3_4"])
+@pytest.mark.parametrize("word", ["0", "0-3", "x", "4711_[1", "--all", "4711_3_4", "", " ", ","])
 def test_what_is_no_id_is_refused(word: str) -> None:
     with pytest.raises(NotFoundError):
         expand_ids([word])
