@@ -120,14 +120,17 @@ class Application:
 
 
 def _program(app: str, args: tuple[Any, ...]) -> str:
-    """What a command line runs: for an interpreter its script or module."""
-    words = [str(arg) for arg in args]
-    if Path(app).name.startswith("python"):
-        for place, word in enumerate(words):
-            if word == "-m" and place + 1 < len(words):
-                return words[place + 1]
-            if not word.startswith("-"):
-                return Path(word).stem
+    """What a command line runs: for an interpreter its script or module; code of `-c` has no name."""
+    words = iter([str(arg) for arg in args] if Path(app).name.startswith("python") else ())
+    for word in words:
+        if word == "-c":
+            break
+        if word == "-m":
+            return next(words, app)
+        if word in ("-W", "-X"):
+            next(words, None)
+        elif not word.startswith("-"):
+            return Path(word).stem
     return Path(app).stem or Path(app).absolute().name
 
 

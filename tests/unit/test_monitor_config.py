@@ -218,3 +218,18 @@ def test_slurm_as_a_name_is_the_jobs(monkeypatch):
     assert Application("train.py", parser).name == "nightly"
     monkeypatch.delenv("SLURM_JOB_NAME")
     assert Application("train.py", parser).name == "train"
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["python3", "train.py", "-c", "x"], "train"),
+        (["python3", "-W", "ignore", "-u", "train.py"], "train"),
+        (["python3.11", "-m", "timeit", "x"], "timeit"),
+        (["/usr/bin/python3", "-c", "print(1)"], "python3"),
+        (["python3", "-m"], "python3"),
+        (["./a.out", "-c"], "a"),
+    ],
+)
+def test_an_application_is_called_after_what_runs(command, name):
+    assert Application(command[0], defaults(), args=tuple(command[1:])).name == name
