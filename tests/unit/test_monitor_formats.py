@@ -210,6 +210,15 @@ def test_an_application_that_failed_is_said_to_have(status, processes, said, tmp
     assert ("FAILED" in shown) is bool(said)
 
 
+def test_bench_entries_say_what_no_sensor_measured(tmp_path):
+    options = chosen(tmp_path)
+    for provenance, extra in (("measured", None), ("estimated", "estimated")):
+        tree = multi_run_node("r", [run_node("0", [host("a", 10, provenance=provenance)], options)], {"app": "app"})
+        entries = {entry["name"]: entry for entry in json.loads(bench.render(tree, options))}
+        assert {entries[f"app - {what}"].get("extra") for what in ("energy - avg", "solve - energy")} == {extra}
+        assert "extra" not in entries["app - runtime - avg"]
+
+
 def test_bench_entries_have_value_unit_and_range(tmp_path):
     options = chosen(tmp_path, metrics="energy", region_metrics="energy", metric_stats="avg,max", joule="")
     entries = {entry["name"]: entry for entry in json.loads(bench.render(tree_of(10, 20, tmp_path=tmp_path), options))}
