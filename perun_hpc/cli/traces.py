@@ -45,13 +45,14 @@ def run(args: argparse.Namespace, root: Path, names: list[str], recode_after_ns:
 def _work(args: argparse.Namespace, directory: Path) -> str:
     now_ns = time.time_ns()
     if args.repair:
-        found, state = job_store.repair(directory, now_ns), "open"
-        if (directory / RECORD).exists():
+        over = (directory / RECORD).exists()
+        found, state = job_store.repair(directory, now_ns, over), "open"
+        if over:
             state = job_store.finalise(directory, (), now_ns, now_ns, _reasons(directory)).state
         return "\n  ".join([f"{len(found.losses)} losses, {state}", *map(str, found.losses)])
     if args.thin is not None:
         return f"{thin(directory, args.thin, now_ns)} bytes freed"
-    if args.older_than is not None and (directory / layout.RECODED).exists():
+    if args.older_than is not None and recode.is_recoded(directory):
         return f"recoded before, {recode.drop_sources(directory, now_ns, GRACE_NS)} old files dropped"
     return f"recoded, {job_store.recode(directory, now_ns, _reasons(directory)).state}"
 

@@ -31,7 +31,12 @@ def read_plan(job_dir: Path) -> Plan:
     try:
         return Plan.from_json(path.read_bytes(), str(path))
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no trace was stored here") from error
+        raise no_trace(job_dir) from error
+
+
+def no_trace(job_dir: Path) -> DataError:
+    """What there is to say where `job_dir` has no plan."""
+    return DataError(f"{job_dir / layout.PLAN}: no trace was stored here")
 
 
 def tracks(job_dir: Path, plan: Plan) -> list[Track]:

@@ -33,8 +33,10 @@ class Journal:
     def __init__(self, path: Path, state: dict[str, Any], sensors: int) -> None:
         self.path = path
         self._struct = struct.Struct(f"<qi{sensors}q")
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-        self._end = _valid(path)[1] if os.fstat(self._fd).st_size else 0
+        if not path.exists():  # one without a record is one that lost what it had
+            files.write_new(path, _state_record(state), durable=False)
+        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._end = _valid(path)[1]
         os.ftruncate(self._fd, self._end)
         if not self._end:
             try:
@@ -45,18 +47,17 @@ class Journal:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows as one record."""
-        self._append(b"".join(self._struct.pack(*row) for row in rows), 0)
+        self._append(_record(b"".join(self._struct.pack(*row) for row in rows), 0))
 
     def write_columns(self, ticks: array[int], offsets: array[int], columns: Sequence[array[int]]) -> None:
         """Append rows as one record, given column by column: of 64 bits, offsets of 32."""
-        self._append(b"".join((ticks, *columns, offsets)), _COLUMNS)
+        self._append(_record(b"".join((ticks, *columns, offsets)), _COLUMNS))
 
     def note(self, state: dict[str, Any]) -> None:
         """Append state; its keys replace those that were noted before."""
-        self._append(json.dumps(state, separators=(",", ":")).encode(), _STATE)
+        self._append(_state_record(state))
 
-    def _append(self, payload: bytes, kind: int) -> None:
-        record = _RECORD.pack(len(payload) | kind, zlib.crc32(payload)) + payload
+    def _append(self, record: bytes) -> None:
         files.write_all(self._fd, record, self._end)
         self._end += len(record)
 
@@ -100,6 +101,14 @@ def read(path: Path, sensors: int) -> tuple[dict[str, Any], list[Row], int]:
     except (ValueError, TypeError, RecursionError, struct.error) as error:
         raise DataError(f"{path.name}: damaged: {error}") from error
     return state, rows, torn
+
+
+def _record(payload: bytes, kind: int) -> bytes:
+    return _RECORD.pack(len(payload) | kind, zlib.crc32(payload)) + payload
+
+
+def _state_record(state: dict[str, Any]) -> bytes:
+    return _record(json.dumps(state, separators=(",", ":")).encode(), _STATE)
 
 
 def _rows(payload: bytes, sensors: int) -> Iterator[Row]:

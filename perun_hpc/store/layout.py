@@ -349,6 +349,8 @@ def parse_chunk_key(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[3])) if match else None
 
 
+MARK_LOST = "its mark was lost"
+"""Why a repair, not the node, says that a part is partial: whatever the node says itself counts instead."""
 SHORT = "the job was short"
 """Why most jobs without a trace have none: nothing was lost."""
 

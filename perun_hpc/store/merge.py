@@ -116,16 +116,26 @@ def newest_marks(job_dir: Path) -> Marks:
         other = own.setdefault(node, mark)
         if other is mark:
             continue
-        older, newer = sorted((mark, other), key=lambda m: (m.state != "running", m.last, m.state == "complete"))
+        older, newer = sorted((mark, other), key=_newness)
         own[node] = newer
         (job_dir / layout.MARKS / older._replace(node=node).name).unlink(missing_ok=True)
     return best
 
 
+def _newness(mark: Mark) -> tuple[bool, bool, int, bool]:
+    return mark.why != layout.MARK_LOST, mark.state != "running", mark.last, mark.state == "complete"
+
+
 @contextmanager
 def lease(job_dir: Path) -> Iterator[bool]:
-    """One merge at a time per store. Where the file system knows no locks it goes on: every single write is atomic."""
-    fd = os.open(job_dir / layout.PLAN, os.O_RDWR | os.O_CLOEXEC)
+    """One merge at a time per store. Where the file system knows no locks it goes on: every single write is atomic.
+
+    DataError where no store is there.
+    """
+    try:
+        fd = os.open(job_dir / layout.PLAN, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise create.no_trace(job_dir) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,6 +147,11 @@ def lease(job_dir: Path) -> Iterator[bool]:
         yield True
     finally:
         os.close(fd)
+
+
+def busy(job_dir: Path) -> DataError:
+    """What there is to say where somebody else has the lease."""
+    return DataError(f"{job_dir}: somebody else is working on this store; try again")
 
 
 def _statuses(expected: Sequence[str], marks: Marks, late: bool, reasons: Mapping[str, str]) -> dict[str, str]:

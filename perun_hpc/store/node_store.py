@@ -8,6 +8,7 @@ durable when the next chunk is full and the kernel has long written them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import zlib
 from array import array
@@ -345,12 +346,15 @@ class NodeStore:
 
     def _begin(self, number: int) -> Chunk:
         chunk = self._columns.empty(number)
+        path = self._home / f"{number}.journal"
         try:
-            chunk.journal = Journal(self._home / f"{number}.journal", self._state(), len(self.sensors))
+            chunk.journal = Journal(path, self._state(), len(self.sensors))
             if self._description.sync_ns is not None:
                 files.sync_directory(self._home)
         except OSError as error:
             self._failed(error)
+            with contextlib.suppress(OSError):  # an empty one says to whoever takes over that rows were lost
+                path.touch(mode=0o640)
         return chunk
 
     def _write_journal(self, sync: bool = False) -> None:

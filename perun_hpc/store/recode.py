@@ -21,6 +21,8 @@ from perun_hpc.store import codec, create, layout, shard
 from perun_hpc.store.layout import Form, Track
 from perun_hpc.store.merge import Merged, finalise, lease
 
+WORK = "recoding"
+"""Where blocks lie until they are compared and, at last, merged."""
 Compare = Callable[[Path, Path, range, range], bool]
 """Directories of two arrays, nodes, columns: do both arrays hold the same bits there?"""
 
@@ -99,11 +101,13 @@ def recode(job_dir: Path, now_ns: int, equal: Compare, reasons: Mapping[str, str
         where a source is damaged (`repair` first) or what was written does not read back equal; nothing has changed.
     """
     plan = create.read_plan(job_dir)
-    work = job_dir / "recoding"
+    work = job_dir / WORK
     with lease(job_dir) as held:
         if not held:
             return Merged("busy", {}, ())
         shutil.rmtree(work, ignore_errors=True)
+        create.make_directory(work)
+        began_ns = work.stat().st_ctime_ns  # by the clock that shards' times are of
         moves: list[tuple[Path, Path]] = []
         for track in create.tracks(job_dir, plan):
             for form in track.forms:
@@ -112,28 +116,50 @@ def recode(job_dir: Path, now_ns: int, equal: Compare, reasons: Mapping[str, str
             new.replace(final)
         for directory in {final.parent for _, final in moves}:
             files.sync_directory(directory)
-        files.write_new(job_dir / layout.RECODED, json.dumps({"recoded_ns": now_ns}).encode())
+        if moves:  # else nothing is in blocks, and what comes would not be seen
+            files.write_new(job_dir / layout.RECODED, json.dumps({"recoded_ns": began_ns}).encode())
     merged = finalise(job_dir, (), now_ns, now_ns, reasons)
     shutil.rmtree(work, ignore_errors=True)
     return merged
 
 
+def is_recoded(job_dir: Path) -> bool:
+    """Whether all that nodes have put into the store is in blocks, for readers, too."""
+    recoded_ns = _recoded_ns(job_dir)
+    if recoded_ns is None or (job_dir / WORK).exists():  # whoever recoded it died before it was merged
+        return False
+    return all(_put_ns(path) < recoded_ns for path in _sources(job_dir))
+
+
 def drop_sources(job_dir: Path, now_ns: int, grace_ns: int) -> int:
     """Delete the one-node shards that a recoding of at least `grace_ns` ago replaced; returns how many."""
-    try:
-        recoded_ns = json.loads((job_dir / layout.RECODED).read_bytes())["recoded_ns"]
-    except FileNotFoundError:
-        return 0
+    recoded_ns = _recoded_ns(job_dir)
     count = 0
-    if now_ns - recoded_ns >= grace_ns:
-        for track in create.tracks(job_dir, create.read_plan(job_dir)):
-            for form in track.forms:
-                directory = job_dir / layout.STORE / track.group / form.name
-                for path in directory.glob("c.*"):
-                    if path.stat().st_mtime_ns <= recoded_ns:
-                        path.unlink()
-                        count += 1
+    if recoded_ns is not None and now_ns - recoded_ns >= grace_ns:
+        for path in _sources(job_dir):
+            if _put_ns(path) < recoded_ns:
+                path.unlink()
+                count += 1
     return count
+
+
+def _recoded_ns(job_dir: Path) -> int | None:
+    try:
+        return int(json.loads((job_dir / layout.RECODED).read_bytes())["recoded_ns"])
+    except FileNotFoundError:
+        return None
+
+
+def _sources(job_dir: Path) -> Iterator[Path]:
+    """The shards of one node each."""
+    for track in create.tracks(job_dir, create.read_plan(job_dir)):
+        for form in track.forms:
+            yield from (job_dir / layout.STORE / track.group / form.name).glob("c.*")
+
+
+def _put_ns(path: Path) -> int:
+    """When a shard got its name, or grew; its data may have been written long before it was renamed."""
+    return path.stat().st_ctime_ns
 
 
 def _recode_array(job_dir: Path, work: Path, track: Track, form: Form, equal: Compare) -> list[tuple[Path, Path]]:

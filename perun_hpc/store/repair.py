@@ -2,7 +2,7 @@
 
 Every chunk of every shard is checked against its checksum; what a checksum does not cover (plan, track descriptions,
 Zarr documents) is kept twice or can be made again. Originals of what was changed lie in `aside/`. Shards of a node that
-is still writing are left alone.
+is still writing are left alone, until the job is over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from perun_hpc import files
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, layout, shard
 from perun_hpc.store.layout import Mark, Plan, Track
-from perun_hpc.store.merge import Merged, finalise, newest_marks
+from perun_hpc.store.merge import Merged, busy, finalise, lease, newest_marks
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,14 @@ class Repaired:
     merged: Merged
 
 
-def repair(job_dir: Path, now_ns: int) -> Repaired:
+def repair(job_dir: Path, now_ns: int, over: bool = False) -> Repaired:
     """Check every file of a job's store, set damaged parts aside, and merge again.
 
     Parameters
     ----------
     job_dir : the job's directory.
     now_ns : wall clock.
+    over : whether the job has ended: a node that has not ended its part is dead then, not writing.
 
     Returns
     -------
@@ -59,28 +60,35 @@ def repair(job_dir: Path, now_ns: int) -> Repaired:
     Raises
     ------
     DataError
-        where plan or track description and their copies are all damaged: then nothing says what the bytes mean.
-
-
+        where plan or track description and their copies are all damaged: then nothing says what the bytes mean; where
+        somebody else works on the store.
     """
     losses = list(_repair_plan(job_dir))
+    with lease(job_dir) as held:
+        if not held:
+            raise busy(job_dir)
+        losses += _repair_parts(job_dir, over)
+    return Repaired(tuple(losses), finalise(job_dir, (), now_ns))
+
+
+def _repair_parts(job_dir: Path, over: bool) -> Iterator[Loss]:
+    """All but the plan."""
     plan = create.read_plan(job_dir)
-    losses += _repair_tracks(job_dir, plan)
+    yield from _repair_tracks(job_dir, plan)
     marks = newest_marks(job_dir)
     for track in create.tracks(job_dir, plan):
-        losses += _repair_coordinates(job_dir, track)
+        yield from _repair_coordinates(job_dir, track)
         own = marks.get(track.group, {})
-        running = {node for node, mark in own.items() if mark.state == "running"}
+        running = {node for node, mark in own.items() if mark.state == "running" and not over}
         damaged = list(_repair_shards(job_dir, track, running))
-        losses += damaged
+        yield from damaged
         for node in {loss.node for loss in damaged if loss.node is not None}:
             mark = own.get(node)
             if mark is not None and mark.state != "partial":
                 (job_dir / layout.MARKS / mark._replace(node=node).name).unlink()
                 why = "damaged parts were set aside"
                 create.put_mark(job_dir, Mark(node, track.group, "partial", mark.first, mark.last, why))
-        losses += _repair_marks(job_dir, track, set(own))
-    return Repaired(tuple(losses), finalise(job_dir, (), now_ns))
+        yield from _repair_marks(job_dir, track, set(own))
 
 
 def _set_aside(job_dir: Path, path: Path) -> None:
@@ -165,7 +173,7 @@ def _repair_marks(job_dir: Path, track: Track, marked: set[str]) -> Iterator[Los
                 first = track.origin + column * layout.shard_rows(track.period_ns)
                 ticks += [first + number * rows for number, entry in enumerate(present) if entry[0] != codec.NONE]
         if ticks:
-            mark = Mark(node, track.group, "partial", min(ticks), max(ticks) + rows - 1, "its mark was lost")
+            mark = Mark(node, track.group, "partial", min(ticks), max(ticks) + rows - 1, layout.MARK_LOST)
             create.put_mark(job_dir, mark)
             yield Loss(f"{layout.MARKS}/{node}", "made again from the shards")
 
@@ -192,6 +200,8 @@ def _repair_shard(job_dir: Path, track: Track, path: Path, block: int, column: i
             index = shard.read_index(file.fileno(), entries, name)
         except DataError:
             _set_aside(job_dir, path)
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return  # its node has put it there anew
             path.unlink()
             for node in names:
                 yield Loss(name, "index damaged, set aside", node, origin, origin + entries * rows - 1)

@@ -7,6 +7,7 @@ mark comes last; running it again does the same once more.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from perun_hpc import files
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, layout
 from perun_hpc.store.description import TRACK, TRACKS, Description, descriptions
-from perun_hpc.store.layout import Json, Mark, Track
+from perun_hpc.store.layout import Json, Mark, Plan, Track
 from perun_hpc.store.shard import Index, end_of, read_index
 
 PIECE_B = 1 << 20
@@ -46,6 +47,8 @@ def ship(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
     DataError
         where a track is not sealed, or its node is none of `nodes` or of those that the store was made for;
         OtherLayoutError where the store or the track is of a newer version (`put_apart`).
+    OSError
+        where it cannot be now, or the job's directory was taken away meanwhile: ship again.
     """
     total = Shipped(0, 0)
     for home, description in descriptions(session):
@@ -88,7 +91,7 @@ def take_in(job_dir: Path, nodes: Sequence[str]) -> None:
             if any(value.get("node") != apart.name for _, value in descriptions(apart)):
                 raise DataError(f"{apart}: a track of another node's")
             ship(apart, job_dir, nodes)
-        except (DataError, ValueError):
+        except (DataError, ValueError, FileNotFoundError):  # or another merge takes it in
             continue
         shutil.rmtree(apart, ignore_errors=True)
     with contextlib.suppress(OSError):  # something is left, or another merge was quicker
@@ -212,4 +215,13 @@ def _ship_track(session: Path, own: Description, sealed: Json, job_dir: Path, no
         first, last = (max(mark.first, target.origin), mark.last) if count else (-1, -1)
         mark = Mark(node, target.group, "partial", first, last, "the clock of this node was behind")
     create.put_mark(job_dir, mark)
+    _check_still(job_dir, target.plan)
     return Shipped(count, size, left_out)
+
+
+def _check_still(job_dir: Path, plan: Plan) -> None:
+    """OSError where the store was renamed, adopted or deleted meanwhile: nobody would find what was put there since."""
+    with contextlib.suppress(DataError):
+        if create.read_plan(job_dir) == plan:
+            return
+    raise FileNotFoundError(errno.ENOENT, "the job's directory was taken away meanwhile", str(job_dir))

@@ -26,10 +26,13 @@ def write(job_dir: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def documents(job_dir: Path) -> dict[str, layout.Json]:
-    """The Zarr documents of all tables that were written, by path in the store."""
+    """The Zarr documents of all tables that were written, by path in the store.
+
+    The group's own is written last: where it is not there, whoever wrote the table did not come to its end.
+    """
     store = job_dir / layout.STORE
     found = {}
-    for name in layout.TABLES:
+    for name in [name for name in layout.TABLES if (store / name / "zarr.json").exists()]:
         for path in sorted((store / name).rglob("zarr.json")):
             found[str(path.parent.relative_to(store))] = json.loads(path.read_bytes())
     return found

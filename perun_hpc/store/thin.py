@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perun_hpc import files
-from perun_hpc.errors import DataError, UsageError
+from perun_hpc.errors import UsageError
 from perun_hpc.store import codec, create, layout, shard
 from perun_hpc.store.layout import Form, Track
-from perun_hpc.store.merge import lease
+from perun_hpc.store.merge import busy, lease
 
 
 def thin(job_dir: Path, every: int, now_ns: int) -> int:
@@ -30,7 +30,7 @@ def thin(job_dir: Path, every: int, now_ns: int) -> int:
         raise UsageError(f"thinning to every {every}th tick removes nothing: 2 is the least")
     with lease(job_dir) as held:
         if not held:
-            raise DataError(f"{job_dir}: somebody else is working on this store; try again")
+            raise busy(job_dir)
         freed = 0
         for track in create.tracks(job_dir, create.read_plan(job_dir)):
             for form in track.forms:
