@@ -44,6 +44,7 @@ STILL = "its counter stands still"
 def test_a_counter_that_stands_where_it_was_measures_nothing_until_it_goes_on() -> None:
     assert whys(PACKAGE, [7, 7, 7, 900_000, 900_000]) == [STILL, STILL, "", STILL]
     assert whys(PACKAGE, [7, 7, 7], seconds=0.06) == ["", STILL]
+    assert whys(PACKAGE, [7, 7, 3, 3, 3]) == [STILL, "the counter went backwards and never wraps", STILL, STILL]
     assert whys(replace(PACKAGE, provenance=Provenance.SIMULATED), [7, 7, 7]) == ["", ""]
     assert whys(replace(PACKAGE, domain="gpu-a", component="gpu"), [7, 7, 7]) == ["", ""]
     assert whys(replace(PACKAGE, backend="file"), [7, 7, 7], busy_s=1) == ["", ""]

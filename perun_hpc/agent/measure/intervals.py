@@ -241,9 +241,9 @@ class Intervals:
         """Why a counter that could be read has measured nothing; empty where it has."""
         if may_stand_still(domain.sensor):
             return ""
-        if ticks:
+        if ticks or self._still.get(domain.name, before).ticks != before.ticks:  # it moved, or began anew
             self._still.pop(domain.name, None)
-        elif stands_still(domain.sensor, self._still.setdefault(domain.name, before), after):
+        if not ticks and stands_still(domain.sensor, self._still.setdefault(domain.name, before), after):
             return STILL
         if domain.kind is DomainKind.DRAM:
             return ""
