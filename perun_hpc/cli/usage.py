@@ -13,9 +13,14 @@ from perun_hpc.accounting.site import load_site
 from perun_hpc.cli.jobs import add_filters, words
 from perun_hpc.cli.sums import sums
 from perun_hpc.errors import UsageError
-from perun_hpc.report.screen import style_for
+from perun_hpc.report.screen import style_for, wrapped
 from perun_hpc.report.usage import total, usage_csv, usage_json, usage_table
 from perun_hpc.slurm.times import in_order, parse_time
+
+LOWER = (
+    "CO2e and cost are at least that: they are of the energies that sensors of the nodes saw, and the site states no "
+    "PUE for cooling and supply."
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +73,8 @@ def _print(args: argparse.Namespace) -> int:
         currency = str(price.get("currency") or "") if priced else None
         print(f"{since_day} to {until_day}, whole days in local time")
         print("\n".join(usage_table(rows, whole, by, style_for(sys.stdout), currency)))
+        if priced and rows and not site.settings.footprint.pue:
+            print("\n".join(["", *wrapped(LOWER, 0)]))
     return 0
 
 

@@ -190,3 +190,15 @@ def test_a_job_has_its_part_of_what_making_its_nodes_emitted_in_a_line_of_its_ow
     assert "Embodied CO2e" in text and "10.4 g to 41.7 g of making its nodes: estimated" in text
     assert "embodied: maker, 2026-01-01" in text
     assert "of making its nodes, of 1 of 2 nodes: estimated" in " ".join(site.perun("report", "3")[1].split())
+
+
+def test_a_sum_says_that_cost_without_a_pue_is_a_lower_bound(site: Site) -> None:
+    site.put(GOOD)
+    site.job(1)
+    assert site.perun("collect", "--no-slurm")[0] == 0
+    said = "CO2e and cost are at least that"
+    code, shown, _ = site.perun("usage", "-S", "2026-11-01")
+    assert code == 0 and said in shown and "EUR" in shown
+    site.policy.write_text(f"{site.policy.read_text()}  pue: {{value: 1.2, source: site, date: 2026-01-01}}\n")
+    code, shown, _ = site.perun("usage", "-S", "2026-11-01")
+    assert code == 0 and said not in shown and "EUR" in shown
