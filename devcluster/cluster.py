@@ -251,10 +251,13 @@ class Cluster(Layout):
         return dict(line.split()[:2] for line in done.stdout.splitlines())
 
     def wait_idle(self, timeout: float = 60.0, nodes: Sequence[str] | None = None) -> None:
-        """Wait until nodes (default: all) are idle."""
-        self._wait(
-            lambda: self._idle(set(nodes or self.nodes)), time.monotonic() + timeout, "all nodes idle", period_s=0.05
-        )
+        """Wait until nodes (default: all) are idle; else the error has all that Slurm says of them."""
+        wanted = set(nodes or self.nodes)
+        try:
+            self._wait(lambda: self._idle(wanted), time.monotonic() + timeout, "all nodes idle", period_s=0.05)
+        except ClusterError as error:
+            shown = self.run(["scontrol", "--oneliner", "show", "node"], user="root", timeout=15).stdout
+            raise ClusterError(f"{error}\n{shown}") from error
 
     def wait_job(self, job: str | int, timeout: float = 60.0) -> str:
         """Wait until a job has left the queue; its final state as scontrol shows it."""
