@@ -47,17 +47,16 @@ demo-down: ## take the demo's cluster down; nothing stays behind
 # Most tests wait rather than compute: more processes than cores, four of them with a cluster each (tests/beside.py).
 # What measures times comes after them, alone; what failed beside others is tried once more, alone, and named either way.
 PROCESSES ?= 7
-OPEN := tests/open_checkout.sh
 test: LISTS += tests/packages.txt
 test: build ## all tests, side by side, on real clusters that are brought up once; PYTEST=... for some of them
 ifdef PYTEST
-	@$(OPEN) $(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest $(PYTEST)
 else
-	@beside=0; alone=0; $(OPEN) $(BIN)/python -m pytest -n $(PROCESSES) -m "not alone" || beside=$$?; \
-	$(OPEN) $(BIN)/python -m pytest -m alone tests/flow || alone=$$?; \
+	@beside=0; alone=0; $(BIN)/python -m pytest -n $(PROCESSES) -m "not alone" || beside=$$?; \
+	$(BIN)/python -m pytest -m alone tests/flow || alone=$$?; \
 	case "$$beside $$alone" in "0 0") exit 0;; "0 1" | "1 0" | "1 1") ;; *) exit 1;; esac; \
 	echo "once more, alone, what failed above:"; \
-	$(OPEN) $(BIN)/python -m pytest -v --last-failed --last-failed-no-failures none --maxfail 5
+	$(BIN)/python -m pytest -v --last-failed --last-failed-no-failures none --maxfail 5
 endif
 
 check: build ## linters, format, types, import contracts

@@ -1,10 +1,11 @@
-"""`make test` in a checkout below a directory that other users may not enter, as root's home is."""
+"""The tests in a checkout below a directory that other users may not enter, as root's home is."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,32 @@ def test_what_tests_leave_in_the_checkout_is_there_afterwards(checkout: Path) ->
 def test_where_all_is_open_nothing_stands_in_its_place(checkout: Path) -> None:
     done = _run(checkout, "sh", "-c", "ls -a ..; exit 4")
     assert (done.returncode, done.stdout.split()) == (4, [".", "..", "checkout"])
+
+
+ONE = """
+import subprocess
+
+def test_one():
+    user = ("setpriv", "--reuid=2001", "--regid=2001", "--clear-groups")
+    assert subprocess.run([*user, "cat", "words"], capture_output=True, check=True).stdout == b"open\\n"
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root's checkout, another user's test")
+@pytest.mark.parametrize("more", [[], ["-n", "1"]])
+def test_pytest_by_hand_begins_anew_where_other_users_may_enter(checkout: Path, more: list[str]) -> None:
+    checkout.parent.chmod(0o700)
+    tests = checkout / "tests"
+    tests.mkdir()
+    for name in ("__init__.py", "beside.py", "conftest.py", "examples.py", "open_checkout.sh"):
+        shutil.copy(SCRIPT.with_name(name), tests)
+    (tests / "unit").mkdir()
+    (tests / "unit/test_one.py").write_text(ONE)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYENV_ROOT"))}
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *more, "tests"]
+    done = subprocess.run(
+        line, cwd=checkout, env={**environ, "HOME": str(checkout.parent)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(INSTEAD.format(checkout.parent))
+    assert "1 passed" in done.stdout
