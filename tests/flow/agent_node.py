@@ -256,9 +256,10 @@ class FakeNode:
         return known
 
     def ledger(self) -> list[dict[str, Any]]:
-        """All lines of the node ledger."""
+        """All whole lines of the node ledger; the agent may be writing the last one."""
         files = sorted((self.spool / "node").glob("*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        written = [line for file in files for line in file.read_text().splitlines(keepends=True)]
+        return [json.loads(line) for line in written if line.endswith("\n")]
 
 
 def until(condition: Any, what: str, seconds: float = 60) -> None:
