@@ -55,5 +55,5 @@ def size_b(directory: Path) -> int:
     for place, _, names in os.walk(directory):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                total += (Path(place) / name).lstat().st_size
+                total += os.lstat(f"{place}/{name}").st_size  # path objects would double the time
     return total
