@@ -142,7 +142,7 @@ class Column:
             if self.last is not None and ticks < self.last:
                 before, after = Reading(self.last, self.last_ns), Reading(ticks, now_ns)
                 turned = difference(self.sensor, before, after).status is not Status.RESET
-                self.added += (self.sensor.wrap_range or 0) if turned else self.last
+                self.added += (self.sensor.wrap_range or 0) if turned else self.last - ticks
             self.last, self.last_ns = ticks, now_ns
             ticks += self.added
         value = self._stored(ticks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.backend.procstat import KEPT_NS, ProcStat
 from perun_hpc.backend.sysfile import NumberFiles
-from perun_hpc.data_model.sensor import GAP, Kind, Sensor
+from perun_hpc.data_model.sensor import GAP, Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.integrate import SyntheticCounter
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.process.clock import MACHINE
 from perun_hpc.store import job_store
@@ -177,3 +179,22 @@ def test_storage_periods_from_ten_milliseconds_to_an_hour(tmp_path, period_ns):
     times_ns = data.time.values.astype("datetime64[ns]").astype("int64")
     assert set(times_ns[1:] - times_ns[:-1]) == {period_ns}
     assert all(time_ns % period_ns == 0 for time_ns in times_ns)
+
+
+def test_a_counter_that_was_reset_goes_on_in_a_trace_without_the_energy_that_nobody_knows():
+    wraps = sensor(Kind.COUNTER, (1, 1), 10_000)
+    column = Column(replace(wraps, max_uw=1_000), FORMS[wraps.quantity, wraps.kind])
+    assert [column.value(ticks, row * SECOND_NS) for row, ticks in enumerate((5_000, 5_100, 3_000, 3_100))] == [
+        5_000, 5_100, 5_100, 5_200,
+    ]  # fmt: skip
+
+
+def test_a_powers_counter_is_in_a_trace_after_a_long_gap_too():
+    counter = SyntheticCounter(sensor(Kind.GAUGE, (1, 1), None), 30 * SECOND_NS)
+    column = Column(counter.sensor, FORMS[counter.sensor.quantity, counter.sensor.kind])
+    stored = []
+    for seconds in (0, 1, 100, 101):
+        counter, reading = counter.advance(Reading(1_000_000, seconds * SECOND_NS))
+        assert reading.ticks is not None
+        stored.append(column.value(reading.ticks, reading.mono_ns) - stored[0] if stored else reading.ticks)
+    assert stored[1:] == [1_000_000, 1_000_000, 2_000_000]
