@@ -477,10 +477,13 @@ def reserved_cpus(root: Path, node: str | None = None) -> frozenset[int]:
 
 def _parents(base: Path, node: str) -> Iterator[tuple[str, Path]]:
     """Controller ("" for v2) and the directory in which Slurm keeps its jobs."""
+    there = set(_names(base))
     for controller in _V1_CONTROLLERS:
+        if controller not in there:
+            continue
         for parent in _own(_listed(base / controller, "slurm"), f"slurm_{node}"):
             yield controller, parent
-    for top in (base, base / "unified"):
+    for top in (base, base / "unified") if "unified" in there else (base,):
         for slice_directory in _slices(top):
             for parent in _own(_listed(slice_directory, "", "slurmstepd.scope"), f"{node}_slurmstepd.scope"):
                 yield "", parent

@@ -87,7 +87,7 @@ class JobSettings:
 
     def to_json(self) -> dict[str, Any]:
         """The sections that rule a job, with their origins, to be stored with its record."""
-        values = {name: dataclasses.asdict(getattr(self, name)) for name in JOB_SECTIONS}
+        values = {name: dict(vars(getattr(self, name))) for name in JOB_SECTIONS}
         kept = {key: origin for key, origin in self.origins.items() if key.split(".")[0] in JOB_SECTIONS}
         return {**values, "origins": kept, "notes": list(self.notes)}
 
