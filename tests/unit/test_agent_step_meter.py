@@ -68,7 +68,7 @@ def test_a_job_without_a_cgroup_is_looked_for_when_the_kernel_tells_of_one(tmp_p
     steps.make("freezer")
     steps.make("cpuacct")
     assert steps.meter.hear() == [steps.session]
-    assert steps.session.key.name in steps.node.cgroups
+    assert steps.session.key in steps.node.cgroups
 
 
 def test_a_job_whose_places_come_after_it_is_found_within_a_second(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_job_whose_places_come_after_it_is_found_within_a_second(tmp_path: Pat
         (steps.top / controller / "slurm/uid_1000").mkdir(parents=True)
         steps.make(controller)
     steps.meter.keep()
-    assert steps.session.key.name in steps.node.cgroups
+    assert steps.session.key in steps.node.cgroups
 
 
 @pytest.mark.parametrize("looks", [1, 3])

@@ -127,14 +127,14 @@ class StepMeter:
     def _find(self) -> set[SessionKey]:
         """Look for the directories of jobs that have none yet; returns those that have one now."""
         live = self._register.live
-        bare = [session for session in live.values() if session.key.name not in self._node.cgroups]
+        bare = [session for session in live.values() if session.key not in self._node.cgroups]
         for _ in range(DEPTH):
             for session in bare:
-                if session.key.name not in self._node.cgroups:
+                if session.key not in self._node.cgroups:
                     guard("its cgroup", partial(self._node.use, session), session)
             if not self._watch.follow(live.values()):
                 break
-        return {session.key for session in bare if session.key.name in self._node.cgroups}
+        return {session.key for session in bare if session.key in self._node.cgroups}
 
     def glance(self, session: Session) -> None:
         """Look at a session's steps, unless that was done too often lately: then within a second."""
@@ -148,7 +148,7 @@ class StepMeter:
         guard("its steps", partial(self._look, session, most), session)
 
     def _look(self, session: Session, most: int) -> None:
-        group = self._node.cgroups.get(session.key.name)
+        group = self._node.cgroups.get(session.key)
         if group is None:
             return
         self._changed[session.key] = session

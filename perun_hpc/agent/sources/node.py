@@ -22,6 +22,7 @@ from perun_hpc.backend.estimate import Estimate
 from perun_hpc.backend.power_pmu import FILES_READ, Pmu, PowerFiles
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import DUMB, Absent, Files, NumberFiles, descriptors_of
+from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 from perun_hpc.energy.containment import SILENT
 from perun_hpc.process.clock import Clock
@@ -85,7 +86,7 @@ class Node:
     readers: list[Reader] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
     gauges: Gauges = field(default_factory=Gauges)
-    cgroups: dict[str, JobCgroup] = field(default_factory=dict)
+    cgroups: dict[SessionKey, JobCgroup] = field(default_factory=dict)
     parent: JobCgroup | None = None
     choice: Choice = field(default_factory=Choice)
     declared: list[Reader] = field(default_factory=list)
@@ -384,7 +385,7 @@ class Node:
 
         A hook of another job waits for it.
         """
-        group = self.cgroups.get(session.key.name)
+        group = self.cgroups.get(session.key)
         if group is None or (not group.complete and self._is_young(session)):
             return None
         cpu_ns = group.cpu_ns()
@@ -395,8 +396,7 @@ class Node:
 
     def use(self, session: Session) -> JobUse:
         """What the job's cgroup says; all None while it has none or where it is gone."""
-        name = session.key.name
-        group = self.cgroups.get(name)
+        group = self.cgroups.get(session.key)
         cpu_ns = group.cpu_ns() if group else None
         if group is None or cpu_ns is None or (not group.complete and self._is_young(session)):
             found = find_job(self.root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
@@ -404,7 +404,7 @@ class Node:
                 return NO_USE
             if found is not None:
                 self.forget(session)
-                group = self.cgroups[name] = found
+                group = self.cgroups[session.key] = found
                 cpu_ns = group.cpu_ns()
         assert group is not None
         return JobUse(
@@ -418,7 +418,7 @@ class Node:
 
     def suspended(self, session: Session) -> bool | None:
         """Whether the job is suspended, from its cgroup as it was found last: asked for every second."""
-        group = self.cgroups.get(session.key.name)
+        group = self.cgroups.get(session.key)
         return None if group is None else group.suspended(self.root)
 
     def strangers(self, sessions: Iterable[Session]) -> bool:
@@ -427,7 +427,7 @@ class Node:
 
     def signs(self, sessions: Collection[Session]) -> list[Path] | None:
         """Where the kernel tells of these jobs' being suspended, and of others; None where somebody has to look."""
-        groups = [self.cgroups.get(one.key.name) for one in sessions]
+        groups = [self.cgroups.get(one.key) for one in sessions]
         found = [None if group is None else group.sign for group in groups]
         if sessions:
             found.append(None if self.parent is None else self.parent.sign_of_others(_names_of(sessions)))
@@ -450,7 +450,7 @@ class Node:
 
     def forget(self, session: Session) -> None:
         """Close the job's cgroup."""
-        group = self.cgroups.pop(session.key.name, None)
+        group = self.cgroups.pop(session.key, None)
         if group is not None:
             group.close()
 

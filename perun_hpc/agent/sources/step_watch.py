@@ -70,7 +70,7 @@ class StepWatch:
         True where one is watched from now on: what was made in it before is to be looked for.
         """
         live = list(sessions)
-        groups = [self._node.cgroups.get(session.key.name) for session in live]
+        groups = [self._node.cgroups.get(session.key) for session in live]
         if self._watching is not None and (groups, len(self._watching)) == self._followed:
             return False
         owners: dict[Path, SessionKey] = {}
