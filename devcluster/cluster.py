@@ -69,7 +69,7 @@ class Cluster(Layout):
 
     # ---------------------------------------------------------------------------------------------------- up and down
 
-    def up(self, progress: Callable[[str], None] | None = None, timeout: float = 90.0) -> None:
+    def up(self, progress: Callable[[str], None] | None = None, timeout: float = 240.0) -> None:
         """Bring the cluster up until all nodes are usable; at once if it is up already.
 
         Nodes and daemons that have ended are started again. If the controller's host or the simulator has ended (a
@@ -247,10 +247,10 @@ class Cluster(Layout):
 
     def states(self) -> dict[str, str]:
         """State of every node as sinfo says it: ``idle``, ``mix``, ``alloc``, ``down*``, ``drain``, ..."""
-        done = self.run(["sinfo", "-h", "-N", "-p", "main", "-o", "%N %t"], user="root", timeout=15, check=True)
+        done = self.run(["sinfo", "-h", "-N", "-p", "main", "-o", "%N %t"], user="root", timeout=60, check=True)
         return dict(line.split()[:2] for line in done.stdout.splitlines())
 
-    def wait_idle(self, timeout: float = 60.0, nodes: Sequence[str] | None = None) -> None:
+    def wait_idle(self, timeout: float = 180.0, nodes: Sequence[str] | None = None) -> None:
         """Wait until nodes (default: all) are idle; else the error has all that Slurm says of them."""
         wanted = set(nodes or self.nodes)
         try:
@@ -259,11 +259,11 @@ class Cluster(Layout):
             shown = self.run(["scontrol", "--oneliner", "show", "node"], user="root", timeout=15).stdout
             raise ClusterError(f"{error}\n{shown}") from error
 
-    def wait_job(self, job: str | int, timeout: float = 60.0) -> str:
+    def wait_job(self, job: str | int, timeout: float = 180.0) -> str:
         """Wait until a job has left the queue; its final state as scontrol shows it."""
         deadline = time.monotonic() + timeout
         while True:
-            done = self.run(["squeue", "-h", "-a", "-t", "all", "-j", str(job), "-o", "%T"], user="root", timeout=15)
+            done = self.run(["squeue", "-h", "-a", "-t", "all", "-j", str(job), "-o", "%T"], user="root", timeout=60)
             states = set(done.stdout.split())
             if not states & {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "STOPPED"}:
                 return ",".join(sorted(states)) or "UNKNOWN"
@@ -277,7 +277,7 @@ class Cluster(Layout):
         """Have all daemons read slurm.conf again (``scontrol reconfigure``)."""
         self.run(["scontrol", "reconfigure"], user="root", check=True)
 
-    def restart(self, daemon: str, *nodes: str | int, kill: bool = False, timeout: float = 30.0) -> None:
+    def restart(self, daemon: str, *nodes: str | int, kill: bool = False, timeout: float = 90.0) -> None:
         """Stop and start one daemon; ``slurmd`` on the given nodes (default: all). ``kill`` crashes it first.
 
         After slurmctld the daemons are made to reconfigure: without that 22.05 shows all nodes as unknown for 5 s.
@@ -290,7 +290,7 @@ class Cluster(Layout):
         if daemon == "slurmctld":
             self.reconfigure()
 
-    def stop(self, daemon: str, node: str | int | None = None, kill: bool = False, timeout: float = 30.0) -> None:
+    def stop(self, daemon: str, node: str | int | None = None, kill: bool = False, timeout: float = 90.0) -> None:
         """Stop one daemon of a host (default: the controller) and wait for its end."""
         host = self._host(node)
         pid = self.daemon_pid(daemon, host)
@@ -299,7 +299,7 @@ class Cluster(Layout):
             if not processes.kill(process, 9 if kill else 15, timeout):
                 raise ClusterError(f"{daemon} on {host} does not end; see {self.log_dir(host)}")
 
-    def start(self, daemon: str, node: str | int | None = None, timeout: float = 30.0) -> None:
+    def start(self, daemon: str, node: str | int | None = None, timeout: float = 90.0) -> None:
         """Start one daemon of a host (default: the controller) and wait until it answers."""
         host = self._host(node)
         deadline = time.monotonic() + timeout
@@ -332,7 +332,7 @@ class Cluster(Layout):
         processes.kill(ProcessRef(*self._record()["hosts"][host]))
         self.cgroups.kill(host)
 
-    def start_node(self, node: str | int, timeout: float = 60.0, wait: bool = True) -> None:
+    def start_node(self, node: str | int, timeout: float = 180.0, wait: bool = True) -> None:
         """Boot a node after :meth:`kill_node`: new boot id, counters and /tmp anew, /var/spool as it was."""
         host = self._host(node)
         self.cgroups.kill(host)

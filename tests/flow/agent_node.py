@@ -190,7 +190,7 @@ class FakeNode:
     def stop(self) -> None:
         if self.agent is not None and self.agent.poll() is None:
             self.agent.terminate()
-            self.agent.wait(20)
+            self.agent.wait(60)
             until(lambda: not self._ships(), "what the agent left to ship has gone", 240)
 
     def _ships(self) -> bool:
@@ -204,10 +204,10 @@ class FakeNode:
     def kill(self) -> None:
         assert self.agent is not None
         self.agent.kill()
-        self.agent.wait(20)
+        self.agent.wait(60)
 
     def ask(self, verb: str, **fields: str | int) -> Message:
-        return request(verb, {key: str(value) for key, value in fields.items()}, timeout_s=10, path=self.socket)
+        return request(verb, {key: str(value) for key, value in fields.items()}, timeout_s=30, path=self.socket)
 
     def job(self, job_id: int, **more: str | int) -> dict[str, str | int]:
         """What a hook says about a job."""

@@ -38,7 +38,7 @@ def test_who_makes_the_rows_ends_with_a_killed_agent_and_the_next_one_goes_on(tm
         (first,) = programs(node)
         time.sleep(1.5)
         node.kill()
-        until(lambda: not Path(f"/proc/{first}").exists(), "it is gone, too", 10)
+        until(lambda: not Path(f"/proc/{first}").exists(), "it is gone, too")
         node.start()
         until(lambda: programs(node), "another one makes the rows")
         time.sleep(1.2)

@@ -362,7 +362,7 @@ def test_a_run_that_still_runs_is_said_to_and_not_counted(perun, tmp_path):
         command, cwd=tmp_path, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as running:
         running.stdout.readline()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not list(tmp_path.glob("perun_results/app/long/0/*/summary.json")):
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -60,12 +60,12 @@ class Run:
         self._signals = Signals(*(threading.Event() for _ in range(4)), queue.Queue())  # type: ignore[arg-type]
         self._thread = threading.Thread(target=sample, args=(orders, self._signals))
         self._thread.start()
-        assert self._signals.ready.wait(20)
+        assert self._signals.ready.wait(60)
 
     def stop(self) -> dict:
         self._signals.stop.set()
-        self._thread.join(20)
-        path, state, error = self._signals.queue.get(timeout=5)
+        self._thread.join(60)
+        path, state, error = self._signals.queue.get(timeout=30)
         assert (path, state, error) == (str(self.directory), "complete", "")
         return read_summary(self.directory)
 

@@ -142,7 +142,7 @@ def test_fault_16_one_failing_rank_ends_the_others_as_without_perun(mpirun, tmp_
     if "ValueError" in end:
         assert "ValueError: mine" in measured.stderr
     # The launcher may kill the monitors as well: what was measured is still on disk, from the sampling process.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (states := _final_states(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert states

@@ -389,7 +389,7 @@ def test_perun_samples_rows_are_those_of_the_reader(tmp_path, closing, scale):
 
 
 def _next(rows: Rows):
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s:
         select.select([rows], [], [], 1)
         if found := rows.blocks():

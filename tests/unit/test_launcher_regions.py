@@ -316,7 +316,7 @@ sys.late = Late()
 
 def test_a_thread_that_ends_with_the_interpreter_while_it_makes_space_does_not_keep_it(request, way):
     kind = request.node.callspec.params["way"]
-    done = subprocess.run([sys.executable, "-c", LAST, kind], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", LAST, kind], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "0", "")
 
 

@@ -59,7 +59,7 @@ def now_grid(period_ns: int = 5 * MS_NS) -> Grid:
 
 def blocks_of(rows: Rows, count: int = 1) -> list[Block]:
     found: list[Block] = []
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while len(found) < count and time.monotonic() < deadline_s:
         select.select([rows], [], [], 1)
         found += rows.blocks()
