@@ -48,6 +48,7 @@ class Result:
 
 def call(app: Application, rank: Mapping[str, str] | None) -> Result:
     """Call a function; its regions are recorded as those of `rank`, of None they are not."""
+    from perun_hpc.inject import rank as ranks
     from perun_hpc.inject import regions
 
     function: Callable[..., Any] | None = app.function
@@ -55,10 +56,12 @@ def call(app: Application, rank: Mapping[str, str] | None) -> Result:
     returned: Any = None
     raised: BaseException | None = None
     trouble: Exception | None = None
-    data = b""
+    data, former = b"", ranks.current
     try:
         if rank is not None:
             regions.recorder.open()
+            if rank["PERUN_SOCKET"]:  # whom windows ask
+                ranks.current = ranks.Rank(rank)
     except Exception as error:
         trouble, rank = error, None
     before = os.times()
@@ -68,6 +71,7 @@ def call(app: Application, rank: Mapping[str, str] | None) -> Result:
         raised = error
     used_s = sum(os.times()[:4]) - sum(before[:4])  # of this process and the children that it waited for
     try:
+        ranks.current = former
         if rank is not None:
             wrong = raised is not None and not (isinstance(raised, SystemExit) and raised.code in (None, 0))
             data = regions.snapshot(rank, "raised" if wrong else "exit")

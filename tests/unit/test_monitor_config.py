@@ -10,7 +10,9 @@ from perun_hpc.cli.session import Session
 from perun_hpc.config.option import explained
 from perun_hpc.config.user import OPTIONS, UserSettings, defaults, load, settings, stated
 from perun_hpc.errors import ConfigError
+from perun_hpc.inject import rank as ranks
 from perun_hpc.monitoring.application import Application
+from perun_hpc.monitoring.outcome import call
 
 
 @pytest.fixture
@@ -233,3 +235,12 @@ def test_slurm_as_a_name_is_the_jobs(monkeypatch):
 )
 def test_an_application_is_called_after_what_runs(command, name):
     assert Application(command[0], defaults(), args=tuple(command[1:])).name == name
+
+
+def test_windows_of_a_decorated_function_ask_the_process_that_samples_for_it():
+    asked = []
+    app = Application(lambda: asked.append(ranks.current.socket if ranks.current else None), defaults())
+    for rank in ({"PERUN_SOCKET": "/nowhere/desk"}, {"PERUN_SOCKET": ""}, None):
+        assert call(app, rank).trouble is None
+        assert ranks.current is None
+    assert asked == ["/nowhere/desk", None, None]
