@@ -91,7 +91,9 @@ def _meter(archive: Archive, text: str) -> Meter:
     parts = name.split("+")
     if not all(parts):
         raise UsageError(f"--meter {text}: write NAME=NODES, or NAME+NAME=NODES for the sum of several")
-    return Meter(tuple(Path(one) if "/" in one else archive.facility(one) for one in parts), tuple(fed))
+    return Meter(
+        tuple(Path(one) if "/" in one or one.endswith(".csv") else archive.facility(one) for one in parts), tuple(fed)
+    )
 
 
 def _said(model: WallModel, beside: Beside, sign: str, gain_u: float) -> list[str]:

@@ -85,7 +85,7 @@ def in_a_line(record: EnergyRecord, archive: Archive, style: Style) -> list[str]
     """Power over time as a line of the report; nothing of a job without a trace, a word of one that takes long."""
     if not record.trace_bytes or not record.start_ns:
         return []
-    from perun_hpc.report.over_time import COLUMNS, NO_POWER, curve_lines, not_drawn
+    from perun_hpc.report.over_time import COLUMNS, curve_lines, not_drawn
 
     if record.trace_bytes > QUICK_B:
         return not_drawn(f"its trace is large: perun report {record.display_id} --svg FILE draws it")
@@ -97,8 +97,8 @@ def in_a_line(record: EnergyRecord, archive: Archive, style: Style) -> list[str]
 
     try:
         read = curves.read(directory, record.start_ns, record.end_ns, COLUMNS)
-    except NotFoundError:
-        return not_drawn(NO_POWER)
+    except NotFoundError as error:
+        return not_drawn(str(error).removeprefix(f"{directory}: "))
     except PerunError:
         return not_drawn("its trace cannot be read")
     return curve_lines(record, read, style)

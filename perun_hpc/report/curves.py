@@ -121,7 +121,8 @@ def read(directory: Path, start_ns: int, end_ns: int, columns: int = COLUMNS) ->
             track.add_to(made)
         return made.curves()
     except NotFoundError as error:
-        raise NotFoundError(f"{directory}: {error}") from error
+        apart = f": its rows are {period_ns / 1e9:g} s apart" if found else ""
+        raise NotFoundError(f"{directory}: {error}{apart}") from error
     except _OF_DAMAGE as error:
         raise DataError(f"{directory}: the trace cannot be read ({error}); run perun collect --repair") from error
 

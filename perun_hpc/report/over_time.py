@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from perun_hpc.report.curves import JobCurves
 
 LABEL = 11
-NO_POWER = "its trace holds no two readings of power"
+NO_POWER = "the trace holds no two readings of power"
 COLUMNS = 55
 """What the label and the widest scale (`0 .. 3.71 kW`) leave of the screen."""
 ALONE = frozenset({"exclusive", "holder"})

@@ -98,7 +98,8 @@ def test_a_trace_without_two_readings_is_not_a_damaged_one(record: EnergyRecord,
     short = replace(record, start_ns=record.end_ns, end_ns=record.end_ns + 5 * NS)  # the readings lie before it
     picture_data.write_trace(archive.job(Run(4711, 0)), tmp_path / "scratch", HOSTS, 2)
     (archive.job(Run(4711, 0)) / "record.json").write_text(to_json(short))
-    assert in_a_line(short, archive, Style()) == ["Over time  not drawn: its trace holds no two readings of power"]
+    said = " ".join(" ".join(in_a_line(short, archive, Style())).split())
+    assert said == "Over time not drawn: the trace holds no two readings of power: its rows are 1 s apart"
 
 
 def test_a_damaged_trace_costs_the_line_alone(archive: Archive, record: EnergyRecord, tmp_path: Path) -> None:
