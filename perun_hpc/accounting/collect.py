@@ -511,21 +511,23 @@ class Collector:
             placed.append((ready, home))
             records.append(record)
         answers = self.ledger.offer(records, queue=self.queue, lease=lease)
-        taken: list[tuple[_Ready, Run, Put]] = []
-        written: list[_Written] = []
+        taken: list[tuple[_Ready, Run, Put, _Written | None]] = []
         for (ready, home), answer in zip(placed, answers, strict=True):
             try:
                 if isinstance(answer, Refused):
                     summary = self._refuse(ready, answer, summary)
                 else:
+                    written = None
                     if not answer.deleted:
-                        written.append(self._write(home, answer.record))
-                    taken.append((ready, home, answer))
+                        written = self._write(home, answer.record, found=bool(ready.homes))
+                    taken.append((ready, home, answer, written))
             except OSError as error:
                 summary = _failed(summary, ready, error)
-        self._publish(written)
-        for ready, home, put in taken:
+        gone = self._publish([written for *_, written in taken if written is not None])
+        for ready, home, put, written in taken:
             try:
+                if written is not None and written.file in gone:
+                    raise FileNotFoundError("was packed or deleted meanwhile, the next sweep goes on")
                 self._keep(ready, home, None if put.deleted else put.record)
                 if not put.deleted:
                     self._gather(ready.homes[1:], home)
@@ -657,8 +659,11 @@ class Collector:
         except (PerunError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             log.warning("trace of %s not finalised: %s", ready.run.name, error)
 
-    def _write(self, run: Run, record: EnergyRecord) -> _Written:
-        """Write a record beside its place in a run's directory, where evidence may be that a restored ledger lacks."""
+    def _write(self, run: Run, record: EnergyRecord, found: bool = False) -> _Written:
+        """Write a record beside its place in a run's directory, where evidence may be that a restored ledger lacks.
+
+        `found`: the directory was there. OSError where it is there no more, and what lay in it is kept elsewhere.
+        """
         directory = self.archive.job(run)
         try:
             self.archive.make_job(run)
@@ -667,17 +672,18 @@ class Collector:
             if there is not None and adds(there, record):
                 record = combine(there, record)
         else:
-            if run.submit_s is not None and files_of(self.archive, run):
+            if found or (run.submit_s is not None and files_of(self.archive, run)):
                 directory.rmdir()  # a directory counts, and what is packed no more
                 raise OSError("was packed meanwhile, the next sweep goes on")
         file = Replacement(directory / RECORD)
         file.write((to_json(record) + "\n").encode())
         return _Written(file, record)
 
-    def _publish(self, written: Sequence[_Written]) -> None:
+    def _publish(self, written: Sequence[_Written]) -> list[Replacement]:
         """Put records into their places, durably, and let their owners read them: a reader never sees half of one.
 
-        OSError where that cannot be; nothing may leave `incoming/` then. LeaseLostError where it took so long that
+        Returns those whose directories are there no more: what lay in these was packed, or deleted, meanwhile. OSError
+        where that cannot be; nothing may leave `incoming/` then. LeaseLostError where it took so long that
         newer ones may be there by now.
         """
         self.tools.sync(self.archive.jobs, [one.file.partial for one in written])
@@ -687,17 +693,21 @@ class Collector:
             for one in written:
                 one.file.drop()
             raise
+        gone = []
         for one in written:
-            one.file.keep()
-        self.tools.sync(self.archive.jobs, [one.file.path for one in written])
-        if self.tools.publish is None:
-            return
-        for one in written:
-            if one.record.uid is not None:
+            try:
+                one.file.keep()
+            except FileNotFoundError:
+                gone.append(one.file)
+        there = [one for one in written if one.file not in gone]
+        self.tools.sync(self.archive.jobs, [one.file.path for one in there])
+        for one in there:
+            if self.tools.publish is not None and one.record.uid is not None:
                 try:
                     self.tools.publish(one.file.path.parent, one.record.uid, ())
                 except (PerunError, OSError) as error:
                     log.warning("%s", error)
+        return gone
 
     def _keep(self, ready: _Ready, home: Run, record: EnergyRecord | None) -> None:
         """Move the boundary records out of `incoming/`; those of hidden users and of deleted records (None) go."""
@@ -844,8 +854,8 @@ class Collector:
             except OSError as error:
                 name = Run(put.record.job_id, put.record.restart_count).name
                 summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{name}: {error}"))
-        self._publish(written)
-        return puts, replace(summary, notes=(*summary.notes, *notes))
+        gone = tuple(f"{file.path.parent}: was packed or deleted meanwhile" for file in self._publish(written))
+        return puts, replace(summary, failed=summary.failed + len(gone), notes=(*summary.notes, *notes, *gone))
 
     def _complete(self, summary: Summary) -> Summary:
         """Fetch Slurm's data for records that were stored without, the newest first; of weeks some in each sweep."""

@@ -1,0 +1,175 @@
+"""Two are at work in one archive: one does all of its work between two writes of the other; no joule goes or doubles.
+
+The story is that of `tests.power_story`; `tests.histories.FATE` lets the second one come between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.accounting import packing, upkeep
+from perun_hpc.accounting.collect import Collector, Summary, Tools
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.running import publish_running
+from perun_hpc.agent.outbox.regions import of_session
+from perun_hpc.agent.outbox.shipping import ship
+from perun_hpc.archive.delivery import ArchiveDelivery
+from perun_hpc.archive.durable import sync_whole
+from perun_hpc.archive.kept import each_run, read
+from perun_hpc.archive.places import RECORD, Archive
+from perun_hpc.data_model.record import from_json
+from perun_hpc.errors import PerunError
+from tests import power_story as story
+from tests.accounting_data import START_S, boundary
+from tests.histories import FATE
+
+EVERY = 3
+"""Between so many writes of one the other one comes; 1 tries all of them."""
+SECOND_S, LATE_S = START_S + 9 * story.DAY_S, story.LATER_S + 200
+"""When the second sweep of the story is, and the last one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The story's files; what one does there."""
+
+    root: Path
+
+    @property
+    def archive(self) -> Archive:
+        return Archive(self.root / "archive", "c")
+
+    @contextmanager
+    def ledger(self, name: str = "ledger.db") -> Iterator[Ledger]:
+        with closing(open_ledger(str(self.root / name), create=True)) as ledger:
+            yield ledger
+
+    def ships(self, *when: str) -> None:
+        for number, (at, _) in enumerate(story.RECORDS):
+            session = next((self.root / "spools" / str(number)).iterdir(), None)
+            if at in when and session is not None:
+                ship(session, ArchiveDelivery(self.archive.root), of_session)
+
+    def sweeps(self, now_s: float, who: str = "here:1") -> Summary:
+        with self.ledger() as ledger:
+            tools = Tools(lambda: float(now_s), sync=sync_whole, publish=lambda directory, uid, others: None)
+            collector = Collector(self.archive, ledger, tools, story.DEADLINE_S)
+            collector.holder = who
+            return collector.sweep()
+
+    def packs(self, now_s: float) -> None:
+        with self.ledger() as ledger, packing.PackLease(ledger, "c") as lease:
+            for number in self.archive.buckets():
+                packing.finish(self.archive, number, now_s)
+            for part in self.archive.portions():
+                packing.pack(self.archive, part, now_s - 8 * story.DAY_S, now_s, packing.Access(), lease)
+
+    def rebuilds(self) -> None:
+        (self.root / "lost.db").unlink(missing_ok=True)
+        with self.ledger("lost.db") as ledger:
+            upkeep.rebuild(ledger, self.archive)
+
+    def says(self) -> None:
+        """A node of job 1 says how far it has got, and the collector tells the owner."""
+        record = {**boundary(1, "n2", story.BOTH), "state": "running"}
+        (self.root / "1.0").mkdir(exist_ok=True)
+        ArchiveDelivery(self.archive.root).progress(self.root / "1.0", record, grow=False)
+        publish_running(self.archive, Tools(lambda: float(SECOND_S)))
+
+    def looks(self) -> None:
+        """What owners' commands read: whole records."""
+        for run in each_run(self.archive):
+            with suppress(FileNotFoundError):
+                from_json(read(self.archive, run, RECORD), run.name)
+
+    def age(self) -> None:
+        """By the story's clock records may be old."""
+        for path in self.archive.jobs.rglob(RECORD):
+            os.utime(path, (0, 0))
+
+
+Act = Callable[[Place], object]
+FIRST: dict[str, tuple[int, Act]] = {
+    "collects": (0, lambda place: place.sweeps(START_S + 1200)),
+    "collects and renames": (1, lambda place: place.sweeps(SECOND_S)),
+    "packs": (2, lambda place: place.packs(SECOND_S)),
+    "collects what is late": (4, lambda place: place.sweeps(LATE_S)),
+    "says": (1, lambda place: place.says()),
+}
+"""How much of the story has been told, and what is done then."""
+SECOND: dict[str, Act] = {
+    "ships": lambda place: place.ships("second", "late"),
+    "sweeps": lambda place: place.sweeps(LATE_S, "there:2"),
+    "packs": lambda place: place.packs(LATE_S),
+    "looks": lambda place: place.looks(),
+    "rebuilds": lambda place: place.rebuilds(),
+    "says": lambda place: place.says(),
+}
+
+
+def told(root: Path, parts: int) -> Place:
+    """The story up to one of its parts."""
+    story.prepare(root)
+    place = Place(root)
+    place.archive.base.mkdir()
+    place.ships("first")
+    for part in range(parts):
+        if part == 0:
+            place.sweeps(START_S + 1200)
+            place.ships("second")
+        elif part == 1:
+            place.sweeps(SECOND_S)
+        elif part == 2:
+            place.age()
+            place.packs(SECOND_S)
+        else:
+            place.ships("late")
+    return place
+
+
+def said(act: Act, place: Place) -> None:
+    """Do it; what cannot be is said in one line."""
+    try:
+        act(place)
+    except PerunError as error:
+        assert str(error)
+        assert "\n" not in str(error)
+
+
+def at_once(tmp_path: Path, parts: int, act: Act, other: Act) -> Iterator[Place]:
+    """The places as they are after each time that the other one came between."""
+    told(tmp_path / "begun", parts)
+    FATE.root = str(tmp_path / "now" / "archive")
+    for number in itertools.count(1, EVERY):
+        shutil.rmtree(tmp_path / "now", ignore_errors=True)
+        shutil.copytree(tmp_path / "begun", tmp_path / "now")
+        place = Place(tmp_path / "now")
+        place.age()
+        more = FATE.come_between(number, partial(said, act, place), partial(said, other, place))
+        yield place
+        if not more:
+            break
+
+
+@pytest.mark.parametrize("second", SECOND)
+@pytest.mark.parametrize("first", FIRST)
+def test_two_at_once_lose_and_double_nothing(first: str, second: str, tmp_path: Path) -> None:
+    tried = 0
+    for place in at_once(tmp_path, *FIRST[first], SECOND[second]):
+        assert story.recover(place.root) == story.ENERGIES, f"the {tried}th time"
+        place.looks()
+        place.rebuilds()
+        with place.ledger("lost.db") as ledger:
+            found = {job: [r.energy_uj for r in ledger.members("c", str(job))] for job in story.ENERGIES}
+        assert found == story.ENERGIES
+        tried += 1
+    assert tried > 1
