@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.archive.access import NO_LISTS
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.places import BOUNDARIES, RECORD, Archive
@@ -175,6 +176,7 @@ def test_commands_that_look_into_a_purged_archive_say_what_is_there(
     url = f"sqlite:///{tmp_path}/ledger.db"
     (tmp_path / "policy.yaml").write_text(f"store: {{archive: {purged.archive}}}\ncollect: {{ledger: '{url}'}}\n")
     monkeypatch.setenv("PERUN_POLICY", str(tmp_path / "policy.yaml"))
+    open_ledger(url, create=True).close()
     for words in (
         ["collect", "--repair", "4712"],
         ["collect", "--recode", "4712"],
