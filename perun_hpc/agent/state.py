@@ -93,18 +93,19 @@ def save(
         "spent_ns": state.spent_ns,
     }
     sessions: dict[str, Any] = {}
+    known = to.held
     for one in state.sessions:
-        held = to.held(one.place)
-        same = held is not None and held.get("changes") == one.changes
-        sessions[one.place] = None if same else _but_for_sums(one)
-        summed = summed or held is None
+        held = known.get(one.place)
+        sessions[one.place] = None if held and held.get("changes") == one.changes else _but_for_sums(one)
+    summed = summed or not sessions.keys() <= known.keys()
     to.write(node, sessions, _sums(state.sessions) if summed else None, whole)
 
 
 _COUNTS = ("cpu_ns", "work_ns", "suspended_ns")
 """What of a session changes with every interval, besides its accounts and shares."""
 _ACCOUNT = tuple(one.name for one in fields(DomainAccount))
-_counts, _account = operator.attrgetter(*_COUNTS), operator.attrgetter(*_ACCOUNT)
+"""In the order in which an account's `vars` has them."""
+_counts = operator.attrgetter(*_COUNTS)
 _SUMS = (*_COUNTS, "domains", "shares")
 
 
@@ -124,7 +125,7 @@ def _sums(sessions: Collection[Session]) -> dict[str, Any]:
         if session.domains:
             places, rows = accounts.setdefault(tuple(session.domains), ([], []))
             places.append(session.place)
-            rows += map(_account, session.domains.values())
+            rows += [vars(account).values() for account in session.domains.values()]
         for day, by_domain in session.shares.items():
             places, rows = shares.setdefault(day, ([], []))
             places.append(session.place)

@@ -57,9 +57,10 @@ class StateLog:
         self._tabled = False
         """Whether there are tables in the file: since it was replaced each session has its sums in the first line."""
 
-    def held(self, place: str) -> Document | None:
-        """What the file holds of a session but for its sums; None: nothing, so that it cannot be as it was."""
-        return None if self._known is None else self._known[SESSIONS].get(place)
+    @property
+    def held(self) -> Mapping[str, Document]:
+        """What the file holds of sessions, by their places, but for their sums; the others cannot be as they were."""
+        return {} if self._known is None else self._known[SESSIONS]
 
     def write(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from perun_hpc.agent.base.session import Edge, Gap, Session
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.agent.state_log import StateLog
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey
+from perun_hpc.energy.attribute import Share
 
 S = 1_000_000_000
+WORDS = {"component": "cpu", "scope": "a package", "provenance": "measured", "method": "cores"}
 
 
 def line(t1_s: int) -> dict[str, object]:
@@ -45,6 +49,28 @@ def test_an_agent_killed_at_midnight_leaves_no_interval_that_is_booked_again(tmp
     assert known(paths.ledger("2025-12-31")) == [8, 9]
     assert known(paths.ledger("2026-01-01")) == []
     assert known(paths.ledger("2026-01-02")) == [1]
+
+
+def test_every_field_of_an_account_survives_however_it_was_made(tmp_path: Path) -> None:
+    """Sums are written in columns, by the order of an account's fields."""
+    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    paths.node.mkdir(parents=True)
+    numbers = {one.name: place for place, one in enumerate(fields(DomainAccount), start=7) if one.name not in WORDS}
+    values = {**WORDS, **numbers}
+    new, again = codec.made(DomainAccount, values), codec.made(DomainAccount, dict(reversed(values.items())))
+    again.give(Share("job:1.0", 5, 2, 3), "cores")
+    sessions = [Session(SessionKey(job, 0), {}, {}, "", "boot", Edge(1, 1, 0, "hook")) for job in (1, 2)]
+    for session, account in zip(sessions, (new, again), strict=True):
+        session.open_account("package-0", account)
+    log = StateLog(paths.state)
+    for mono_ns in (9 * S, 10 * S):
+        last = Snapshot(mono_ns, S, {}, {})
+        now = state.NodeState("boot", last, {}, None, ("", 0), tuple(sessions), {}, {}, ("test", "n1"))
+        new.cover(S, False, "cores", "measured", 11)
+        state.save(log, now, [])
+        known = state.load(paths)
+        assert known is not None and [one.domains for one in known.sessions] == [one.domains for one in sessions]
+    assert paths.state.read_bytes().count(b"\n") == 2
 
 
 def test_a_ledger_that_cannot_be_cut_costs_no_session(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
