@@ -30,7 +30,7 @@ from perun_hpc.archive.aside import entries
 from perun_hpc.archive.meter_readings import files_of
 from perun_hpc.archive.places import REFUSED, Archive, Run
 from perun_hpc.data_model.wording import count
-from perun_hpc.errors import DataError, NotFoundError
+from perun_hpc.errors import DataError
 from perun_hpc.inputs import read_text
 from perun_hpc.slurm.sacct import CLOCK_S, SlurmJob, by_id, is_one_of, nodes_of, pair_runs
 
@@ -274,6 +274,12 @@ def compare_meter(counted_uj: int, metered_uj: int, tolerance: float) -> list[Fi
     return [Finding("facility meter", f"the nodes' sum is {100 * part:.1f} % of it", counted_uj - metered_uj)]
 
 
+def beside_meter(name: str, counted_uj: int, metered_uj: int) -> str:
+    """Say what a facility meter counted, and what part of it the nodes' own counters did."""
+    part = f", of which the nodes' sum is {100 * counted_uj / metered_uj:.1f} %" if metered_uj > 0 else ""
+    return f"compared with {name}: {metered_uj / 3.6e12:.3g} kWh{part}"
+
+
 def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = None) -> int:
     """Return what a facility meter counted, in uJ, from CSV with the columns `time` (epoch seconds) and `kwh`.
 
@@ -313,8 +319,7 @@ def not_covered_s(before: MeterRow, after: MeterRow) -> float:
 
 
 def meter_rows(path: Path) -> Iterator[MeterRow]:
-    """Yield the readings of a facility meter's CSV, as they stand; `NotFoundError` where there is no such file,
-    `DataError` where it is none."""
+    """Yield the readings of a facility meter's CSV, as they stand; `DataError` where it is none, or not there."""
     import csv
     import io
 
@@ -332,7 +337,7 @@ def meter_rows(path: Path) -> Iterator[MeterRow]:
             if all(map(math.isfinite, (time_s, kwh, covered_s or 0.0))) and _REST not in row:
                 yield time_s, kwh, covered_s
     except FileNotFoundError as error:
-        raise NotFoundError(f"{path}: no meter readings, the file is not there: name a CSV file; {remedy}") from error
+        raise DataError(f"{path}: no meter readings, the file is not there: name a CSV file; {remedy}") from error
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: no meter readings ({error}): {remedy}") from error
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from perun_hpc.accounting.audit import Finding, compare_meter, read_meter
+from perun_hpc.accounting.audit import Finding, beside_meter, compare_meter, read_meter
 from perun_hpc.archive.places import Archive
 from perun_hpc.backend.file import FACILITY, Declaration, DeclaredFile
 from perun_hpc.errors import DataError, PerunError
@@ -74,4 +74,6 @@ def compare(
         names.append(meter.name)
     if not names:
         return [], ""
-    return compare_meter(counted_uj, metered_uj, tolerance), f"compared with the facility's {', '.join(names)}"
+    return compare_meter(counted_uj, metered_uj, tolerance), beside_meter(
+        f"the facility's {', '.join(names)}", counted_uj, metered_uj
+    )

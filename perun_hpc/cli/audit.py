@@ -131,10 +131,9 @@ def _audit(
     counted_uj = sum(a.total_uj for a in books.accounts.values())
     metered = ""
     if args.meter is not None:
-        findings += audit.compare_meter(
-            counted_uj, audit.read_meter(args.meter, since_s, until_s), args.meter_tolerance
-        )
-        metered = f"compared with {args.meter}"
+        metered_uj = audit.read_meter(args.meter, since_s, until_s)
+        findings += audit.compare_meter(counted_uj, metered_uj, args.meter_tolerance)
+        metered = audit.beside_meter(str(args.meter), counted_uj, metered_uj)
     else:
         meters = facility.declared(site.settings.sensors.files)
         wrong, metered = facility.compare(archive, meters, counted_uj, since_s, until_s, args.meter_tolerance)
