@@ -314,22 +314,28 @@ class Ledger(Database):
             yield list(records.values())
             last = rows[-1].id
 
-    def rewrite(self, changes: Sequence[tuple[int, EnergyRecord, EnergyRecord | None]]) -> None:
-        """Replace records (row id, before, after) in one transaction; None deletes, the sums go to user `removed`."""
+    def rewrite(self, changes: Sequence[tuple[int, EnergyRecord, EnergyRecord | None]]) -> int:
+        """Replace records (row id, before, after) in one transaction; None deletes, the sums go to user `removed`.
+
+        Returns how many: one that is another one by now than `before`, by what a node reported meanwhile, stays.
+        """
         days: dict[tuple[str, ...], Vector] = {}
         rows, kept = [], []
         ends_s = {job: before.end_ns // NS for job, before, _ in changes}
         gone: dict[int, EnergyRecord] = {}
-        for job, before, after in changes:
-            _move(days, before, -1)
-            if after is None:
-                gone[job] = deleted.nameless(before)
-            _move(days, gone[job] if after is None else after, 1)
-            if after is None:
-                continue
-            rows.append(_row(job, after))
-            kept.append((job, after))
         with self.write() as connection:
+            held = self._bodies(connection, ends_s, shares=True)
+            for job, before, after in changes:
+                if held.get(job) != before:
+                    continue
+                _move(days, before, -1)
+                if after is None:
+                    gone[job] = deleted.nameless(before)
+                _move(days, gone[job] if after is None else after, 1)
+                if after is None:
+                    continue
+                rows.append(_row(job, after))
+                kept.append((job, after))
             bodies = [self._body(connection, job, after) for job, after in kept]
             self._update(connection, rows, bodies, ends_s)
             deleted.keep(connection, (_row(job, record) for job, record in gone.items()), gone.values())
@@ -337,6 +343,7 @@ class Ledger(Database):
             self._add_days(connection, days)
             # A row of zeros would still show a name.
             connection.execute(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}")
+        return len(kept) + len(gone)
 
     def sums_of(self, user: str) -> list[dict[str, Any]]:
         """Return the sums per day of one name of a user, as columns and their values."""

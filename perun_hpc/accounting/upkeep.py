@@ -476,16 +476,20 @@ def _rewrite(
 ) -> tuple[int, Staying]:
     """Change the matching records, None: delete, where `first` could be done; how many, and what stays.
 
-    `first` gets them as they become, deleted ones as they were.
+    `first` gets them as they become, deleted ones as they were. Those that nodes add to meanwhile come again.
     """
-    count, stay = 0, Staying()
-    for records in _chunks(ledger, who):
-        changes = [(job, before, after) for job, before in records if (after := change(before)) != before]
-        stay.try_first(first, [before if after is None else after for _, before, after in changes])
-        changes = [one for one in changes if not stay.has(one[1])]
-        for at in range(0, len(changes), BATCH):
-            ledger.rewrite(changes[at : at + BATCH])
-        count += len(changes)
+    count, stay, again = 0, Staying(), True
+    while again:
+        again = False
+        for records in _chunks(ledger, who):
+            changes = [(job, before, after) for job, before in records if (after := change(before)) != before]
+            stay.try_first(first, [before if after is None else after for _, before, after in changes])
+            changes = [one for one in changes if not stay.has(one[1])]
+            for at in range(0, len(changes), BATCH):
+                part = changes[at : at + BATCH]
+                done = ledger.rewrite(part)
+                count += done
+                again = again or done < len(part)
     return count, stay
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ import pytest
 
 from perun_hpc.accounting import packing, upkeep
 from perun_hpc.accounting.collect import Collector, Summary, Tools
+from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.agent.outbox.regions import of_session
 from perun_hpc.agent.outbox.shipping import ship
@@ -30,7 +33,7 @@ from perun_hpc.data_model.record import from_json
 from perun_hpc.errors import PerunError
 from tests import power_story as story
 from tests.accounting_data import START_S, boundary
-from tests.histories import FATE
+from tests.histories import FATE, FOR_EVER
 
 EVERY = 3
 """Between so many writes of one the other one comes; 1 tries all of them."""
@@ -72,6 +75,15 @@ class Place:
                 packing.finish(self.archive, number, now_s)
             for part in self.archive.portions():
                 packing.pack(self.archive, part, now_s - 8 * story.DAY_S, now_s, packing.Access(), lease)
+
+    def forgets(self, delete: bool) -> None:
+        """Delete the records of the story's first days, or hide whose they are, as `perun ledger` does."""
+        with self.ledger() as ledger:
+            keeping = upkeep.Keeping(ledger, packing.Access(), SECOND_S)
+            forget = upkeep.remove_directories if delete else upkeep.hide_in_directories
+            act = upkeep.delete if delete else upkeep.pseudonymise
+            who = upkeep.Who(before_s=START_S + 2 * story.DAY_S)
+            act(ledger, who, lambda records: forget(self.archive, records, keeping))
 
     def rebuilds(self) -> None:
         (self.root / "lost.db").unlink(missing_ok=True)
@@ -173,3 +185,28 @@ def test_two_at_once_lose_and_double_nothing(first: str, second: str, tmp_path: 
         assert found == story.ENERGIES
         tried += 1
     assert tried > 1
+
+
+@pytest.mark.parametrize("delete", [True, False])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_what_a_node_reports_while_its_user_is_forgotten_is_counted_once(
+    delete: bool, parts: int, tmp_path: Path
+) -> None:
+    """Sums are those of the records, and of those that are deleted: no joule stays under a name without a record."""
+
+    def reports(place: Place) -> None:
+        place.ships("second", "late")
+        place.sweeps(LATE_S, "there:2")
+
+    for place in at_once(tmp_path, parts, lambda place: place.forgets(delete), reports):
+        reports(place)  # where it did not come between
+        with place.ledger() as ledger:
+            records = [record for job in story.ENERGIES for record in ledger.members("c", str(job))]
+            sums = {s.group[0]: s.values["energy_uj"] for s in usage(ledger, ["user"], Filter(), *FOR_EVER)}
+        held = Counter[str]()
+        for record in records:
+            held[record.user] += record.energy_uj or 0
+        removed_uj = sums.pop(REMOVED, 0)
+        assert sums == held
+        assert removed_uj + held.total() == sum(sum(runs) for runs in story.ENERGIES.values())
+        assert delete or not removed_uj
