@@ -269,7 +269,7 @@ def test_a_cluster_without_accounting_says_so(cluster: Cluster) -> None:
 
 
 def test_a_running_job_says_that_it_runs(cluster: Cluster) -> None:
-    job = submit(cluster, "-n1", "--wrap", "sleep 30")
+    job = submit(cluster, "-n1", "--wrap", "sleep 200")
     wait_until_it_runs(cluster, job)
     deadline = time.monotonic() + 60
     while True:
