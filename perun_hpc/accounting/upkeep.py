@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.accounting.deleted import REMOVED
-from perun_hpc.accounting.evidence import HIDDEN
-from perun_hpc.accounting.homes import known_records, run_in
+from perun_hpc.accounting.evidence import HIDDEN, adds, combine
+from perun_hpc.accounting.homes import known_records, record_in, run_in
 from perun_hpc.accounting.identity import Identity, Likeness, of_record
 from perun_hpc.accounting.ledger import FOR_EVER_S, Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
@@ -340,6 +340,7 @@ def _forget_bucket(
             try:
                 if not _is(run_in(archive, run), record):
                     continue  # it has another name by now, under which it comes again; this one may be another run's
+                record = _with_all_of(record_in(archive, run), record)
                 _forget_directory(directory, record, text)
             except FileNotFoundError:
                 continue
@@ -355,6 +356,13 @@ def _forget_bucket(
         lease.renew()
         forget(archive, number, gone, hidden, keeping.now_s, keeping.access, lease)
     return count
+
+
+def _with_all_of(there: EnergyRecord | None, record: EnergyRecord) -> EnergyRecord:
+    """A record with what a node has added to it in its directory meanwhile, under its own names."""
+    if there is None or not adds(there, record):
+        return record
+    return replace(combine(there, record), user=record.user, uid=record.uid, gid=record.gid, name=record.name)
 
 
 def _forget_directory(directory: Path, record: EnergyRecord, text: Callable[[EnergyRecord], bytes] | None) -> None:

@@ -187,8 +187,14 @@ def test_two_at_once_lose_and_double_nothing(first: str, second: str, tmp_path: 
     assert tried > 1
 
 
+def read_of(place: Place, job_id: int) -> list[int | None]:
+    """The energies in the archive's records of a job."""
+    runs = [run for run in each_run(place.archive) if run.job_id == job_id]
+    return [from_json(read(place.archive, run, RECORD), run.name).energy_uj for run in runs]
+
+
 @pytest.mark.parametrize("delete", [True, False])
-@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("parts", [1, 2, 3])
 def test_what_a_node_reports_while_its_user_is_forgotten_is_counted_once(
     delete: bool, parts: int, tmp_path: Path
 ) -> None:
@@ -210,3 +216,5 @@ def test_what_a_node_reports_while_its_user_is_forgotten_is_counted_once(
         assert sums == held
         assert removed_uj + held.total() == sum(sum(runs) for runs in story.ENERGIES.values())
         assert delete or not removed_uj
+        if not delete and (kept := read_of(place, 3)):
+            assert kept == [record.energy_uj for record in records if record.job_id == 3]
