@@ -446,7 +446,7 @@ def test_national_intensities_name_source_and_year():
     germany = footprint.national_intensity("deu")
     assert (germany.at(0), germany.date, germany.words[0]) == (381, "2023", "life-cycle")
     assert "Ember" in germany.source
-    with pytest.raises(NotFoundError, match="three-letter"):
+    with pytest.raises(NotFoundError, match="three letters"):
         footprint.national_intensity("Germany")
 
 
