@@ -295,9 +295,10 @@ class Cluster(Layout):
         host = self._host(node)
         pid = self.daemon_pid(daemon, host)
         if pid is not None:
-            process = processes.reference(pid)
-            if not processes.kill(process, 9 if kill else 15, timeout):
-                raise ClusterError(f"{daemon} on {host} does not end; see {self.log_dir(host)}")
+            process, deadline = processes.reference(pid), time.monotonic() + timeout
+            while not processes.kill(process, 9 if kill else 15, 5):  # slurmd 24.11 that reconfigures may miss one
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"{daemon} on {host} does not end; see {self.log_dir(host)}")
 
     def start(self, daemon: str, node: str | int | None = None, timeout: float = 90.0) -> None:
         """Start one daemon of a host (default: the controller) and wait until it answers."""
