@@ -26,7 +26,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from perun_hpc.accounting.database import POSTGRESQL
 from perun_hpc.accounting.evidence import HIDDEN, adds, combine
 from perun_hpc.accounting.holders import has_died, this_process
 from perun_hpc.accounting.homes import RENAME_AFTER_S, Homes, record_in
@@ -48,6 +47,7 @@ from perun_hpc.accounting.keeping import (
 from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
 from perun_hpc.accounting.packing import unpack
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
+from perun_hpc.accounting.turns import BESIDE_S, lease_of, lease_of_part, shards_of
 from perun_hpc.archive import aside
 from perun_hpc.archive.durable import sync_new
 from perun_hpc.archive.learnt import LEARNT, keep_typical
@@ -65,11 +65,6 @@ from perun_hpc.store.layout import APART, PLAN
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-LEASE = "collect"
-SHARDS = 16
-"""Parts of the job ids, by the remainder: each is one collector's at a time. SQLite has one writer, and one part."""
-BESIDE_S = 0.2
-"""How often the leading collector asks for a part that another one has."""
 UNREPORTED = "no node reported this job"
 BATCH = 200
 """Job runs in one transaction."""
@@ -256,9 +251,9 @@ class Collector:
         self.deadline_s = deadline_s
         self.queue = queue
         self.holder = this_process()
-        self.shards = SHARDS if ledger.dialect == POSTGRESQL else 1
+        self.shards = shards_of(ledger)
         self.leads = False
-        self._lead = self._lease = f"{LEASE}:{archive.cluster}"
+        self._lead = self._lease = lease_of(archive.cluster)
         self._waits = {} if waits is None else waits
         self._until_s, self._least = 0.0, 0
         self._homes = self._look_for_homes()
@@ -272,14 +267,15 @@ class Collector:
         Raises
         ------
         BusyError
-            When another collector holds the lease.
+            When another collector holds the lease, or a command that takes what is kept of runs away.
         UnavailableError
             When the ledger does not answer.
         """
         self.leads = self.ledger.acquire(self._lead, self.holder, dead=has_died)
         if not self.leads and self.shards == 1:
             raise BusyError(
-                f"another collector works on cluster {self.archive.cluster}: wait for it (its lease ends by itself)"
+                f"another collector works on cluster {self.archive.cluster}, or perun ledger does: wait for it "
+                "(its lease ends by itself)"
             )
         try:
             self._unanswered: list[str] = []
@@ -312,7 +308,7 @@ class Collector:
     def _enter(self, shard: int) -> bool:
         """Take a part of the job ids up, unless another collector has it."""
         if self.shards > 1:
-            lease = f"{self._lead}:{shard}"
+            lease = lease_of_part(self.archive.cluster, shard)
             if not self.ledger.acquire(lease, self.holder, dead=has_died):
                 return False
             self._lease = lease

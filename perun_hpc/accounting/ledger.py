@@ -147,6 +147,12 @@ class Ledger(Database):
             )
             return bool(taken.rowcount == 1)
 
+    def prolong(self, holder: str) -> None:
+        """Renew whatever leases are still a holder's."""
+        with self.agree() as connection:
+            until_s = int(self._clock()) + LEASE_S
+            connection.execute("UPDATE lease SET until_s = :u WHERE holder = :h", {"u": until_s, "h": holder})
+
     def release(self, name: str, holder: str) -> None:
         """Give the lease back."""
         with self.agree() as connection:

@@ -95,13 +95,17 @@ class PackLease:
             self._ledger.release(self._name, self._holder)
 
     def renew(self) -> None:
-        """Have it, for two minutes more; `UnavailableError` where another process has it, or had it meanwhile."""
+        """Have it, and what else this process has, for two minutes more.
+
+        `LostError` where another process has it, or had it meanwhile.
+        """
         taken = self._ledger.acquire(self._name, self._holder, dead=has_died, again=self._had)
         self._had = True
         if not taken:
             raise LostError(
                 f"another perun ledger command changes packed records of cluster {self._cluster}: run it again later"
             )
+        self._ledger.prolong(self._holder)
 
 
 def pack(

@@ -26,6 +26,7 @@ from perun_hpc.accounting.identity import Identity, Likeness, of_record
 from perun_hpc.accounting.ledger import FOR_EVER_S, Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
 from perun_hpc.accounting.packing import OF_RECORDS, Access, LostError, PackLease, finish, forget
+from perun_hpc.accounting.turns import no_sweep
 from perun_hpc.archive import kept
 from perun_hpc.archive.packs import damaged_packs, packed
 from perun_hpc.archive.places import BOUNDARIES, PER_BUCKET, RECORD, Archive, Run, order
@@ -44,6 +45,8 @@ RECORDED, DELETED = "record", "deleted"
 BATCH = 500
 CHUNK = 2000
 """Records for which the archive is looked through at once."""
+RENEW_EVERY = 100
+"""Records that are taken out of the archive between two renewals of what leases there are."""
 HOUR_NS = 3600 * 10**9
 
 First = Callable[[Sequence[EnergyRecord]], object]
@@ -249,12 +252,13 @@ def _batched(records: Iterator[EnergyRecord]) -> Iterator[list[EnergyRecord]]:
         yield batch
 
 
-def pseudonymise(ledger: Ledger, who: Who, first: First = nothing) -> int:
+def pseudonymise(ledger: Ledger, who: Who, first: First = nothing, patience_s: float = 0) -> int:
     """Replace user, uid, gid and job name by a pseudonym that nobody can undo; returns of how many records.
 
     One user has one pseudonym within one call, another in the next: records of different calls cannot be linked. What
     dies half way is done again by the next call, since `first` is done before the ledger forgets whose records it has.
-    `StaysError` at the end, where `first` could not do it for some, which the ledger has as before.
+    `StaysError` at the end, where `first` could not do it for some, which the ledger has as before. No collector sweeps
+    meanwhile: `UnavailableError` where one does for longer than `patience_s`.
     """
     key = secrets.token_bytes(32)
 
@@ -262,17 +266,17 @@ def pseudonymise(ledger: Ledger, who: Who, first: First = nothing) -> int:
         mark = hmac.digest(key, f"{record.uid}:{record.user}".encode(), "sha256").hex()[:10]
         return replace(record, user=f"{HIDDEN}{mark}", uid=None, gid=None, name="")
 
-    count, stay = _rewrite(ledger, replace(who, named=True), first, hide)
+    count, stay = _rewrite(ledger, replace(who, named=True), first, hide, patience_s)
     stay.complain(f"{wording.count(count, 'record')} pseudonymised")
     return count
 
 
-def delete(ledger: Ledger, who: Who, first: First = nothing) -> int:
+def delete(ledger: Ledger, who: Who, first: First = nothing, patience_s: float = 0) -> int:
     """Delete records; their energies stay in the sums, under the user `removed`. Returns how many.
 
     `first` and errors as for `pseudonymise`.
     """
-    count, stay = _rewrite(ledger, who, first, lambda record: None)
+    count, stay = _rewrite(ledger, who, first, lambda record: None, patience_s)
     if who.before_s is not None:
         ledger.partitions.drop_empty(who.before_s)
     stay.complain(f"{wording.count(count, 'record')} deleted")
@@ -335,7 +339,9 @@ def _forget_bucket(
     text: Callable[[EnergyRecord], bytes] | None,
 ) -> int:
     gone, hidden, count = set(), {}, 0
-    for run, record in found:
+    for at, (run, record) in enumerate(found):
+        if at % RENEW_EVERY == 0:
+            lease.renew()
         if os.path.lexists(directory := archive.job(run)):
             try:
                 if not _is(run_in(archive, run), record):
@@ -480,7 +486,11 @@ def drop_trace(directory: Path) -> None:
 
 
 def _rewrite(
-    ledger: Ledger, who: Who, first: First, change: Callable[[EnergyRecord], EnergyRecord | None]
+    ledger: Ledger,
+    who: Who,
+    first: First,
+    change: Callable[[EnergyRecord], EnergyRecord | None],
+    patience_s: float,
 ) -> tuple[int, Staying]:
     """Change the matching records, None: delete, where `first` could be done; how many, and what stays.
 
@@ -491,13 +501,16 @@ def _rewrite(
         again = False
         for records in _chunks(ledger, who):
             changes = [(job, before, after) for job, before in records if (after := change(before)) != before]
-            stay.try_first(first, [before if after is None else after for _, before, after in changes])
-            changes = [one for one in changes if not stay.has(one[1])]
-            for at in range(0, len(changes), BATCH):
-                part = changes[at : at + BATCH]
-                done = ledger.rewrite(part)
-                count += done
-                again = again or done < len(part)
+            # A collector that read them before would write them as they were, names and all.
+            with no_sweep(ledger, ((one.cluster, one.job_id) for _, one, _ in changes), patience_s) as renew:
+                stay.try_first(first, [before if after is None else after for _, before, after in changes])
+                changes = [one for one in changes if not stay.has(one[1])]
+                for at in range(0, len(changes), BATCH):
+                    part = changes[at : at + BATCH]
+                    renew()
+                    done = ledger.rewrite(part)
+                    count += done
+                    again = again or done < len(part)
     return count, stay
 
 

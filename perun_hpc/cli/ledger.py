@@ -24,6 +24,9 @@ from perun_hpc.report import quantities as q
 from perun_hpc.slurm.times import parse_time
 from perun_hpc.store.thin import thin
 
+PATIENCE_S = 3600
+"""So long it is waited for a collector's sweep to end."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
@@ -226,7 +229,7 @@ def _pseudonymise(ledger: Ledger, archive: Archive, who: upkeep.Who) -> str:
         nonlocal cleaned
         cleaned += upkeep.hide_in_directories(archive, records, keeping)
 
-    changed = upkeep.pseudonymise(ledger, who, hide)
+    changed = upkeep.pseudonymise(ledger, who, hide, PATIENCE_S)
     return f"{count(changed, 'record')} pseudonymised, {cleaned} of them in their jobs' directories; sums unchanged"
 
 
@@ -237,5 +240,5 @@ def _delete(ledger: Ledger, archive: Archive, who: upkeep.Who) -> str:
         nonlocal cleaned
         cleaned += upkeep.remove_directories(archive, records, keeping)
 
-    gone = upkeep.delete(ledger, who, remove)
+    gone = upkeep.delete(ledger, who, remove, PATIENCE_S)
     return f"{count(gone, 'record')} and {count(cleaned, 'directory', 'directories')} deleted; sums unchanged"

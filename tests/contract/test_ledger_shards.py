@@ -7,17 +7,19 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
 import pytest
 
-from perun_hpc.accounting.collect import LEASE, SHARDS, Collector, Slurm, Tools
+from perun_hpc.accounting import upkeep
+from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.accounting.turns import LEASE, SHARDS
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import UnavailableError
@@ -180,6 +182,24 @@ def test_what_another_collector_is_at_is_left_to_it(ledger: Ledger, tmp_path: Pa
     assert {run.job_id % SHARDS for run, _ in Archive(tmp_path, "c").incoming()} == {3}
     ledger.release(f"{LEASE}:c:3", "elsewhere:1")
     assert collector(tmp_path, ledger, "here:1").sweep().stored == 2
+
+
+def test_who_is_forgotten_holds_up_one_part_and_waits_for_it(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.put([record(3)])
+    arrive(tmp_path, 2 * SHARDS)
+    stored: list[int] = []
+
+    def first(records: Sequence[EnergyRecord]) -> None:
+        stored.append(collector(tmp_path, ledger, "elsewhere:1").sweep().stored)
+
+    assert ledger.acquire(f"{LEASE}:c:3", "elsewhere:1")
+    with pytest.raises(UnavailableError, match="run it again"):
+        upkeep.delete(ledger, upkeep.Who(user="alice"), first)
+    ledger.release(f"{LEASE}:c:3", "elsewhere:1")
+    assert upkeep.delete(ledger, upkeep.Who(user="alice"), first) == 1
+    assert stored == [2 * SHARDS - 2]
+    assert {run.job_id % SHARDS for run, _ in Archive(tmp_path, "c").incoming()} == {3}
+    assert ledger.acquire(f"{LEASE}:c:3", "elsewhere:1")
 
 
 def test_one_that_does_not_lead_collects_and_leaves_the_rest(ledger: Ledger, tmp_path: Path) -> None:

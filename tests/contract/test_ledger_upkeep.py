@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.packed import unpack
 from perun_hpc.accounting.packing import Access
 from perun_hpc.accounting.questions import Filter, usage
+from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.config.schema import Store
 from perun_hpc.data_model.record import EnergyRecord, from_json, to_json
-from perun_hpc.errors import DataError
+from perun_hpc.errors import DataError, UnavailableError
 from perun_hpc.store.layout import THINNED
-from tests.accounting_data import DAY, START_S, boundary, put_incoming
+from tests.accounting_data import DAY, START_S, boundary, parsed, put_incoming
 
 pytestmark = pytest.mark.usefixtures("utc")
 
@@ -177,6 +179,44 @@ def names(traces: Iterable[upkeep.Trace]) -> list[str]:
 
 def kept(**days: float) -> Store:
     return Store(**{name: round(value * 86400 * 10**9) for name, value in days.items()}, thin_to=7)  # type: ignore[arg-type]
+
+
+def test_what_a_record_gets_while_its_user_is_hidden_is_hidden_too(tmp_path: Path) -> None:
+    nodes = [parsed(boundary(1, node, "n1,n2")) for node in ("n1", "n2")]
+    seen: list[Sequence[EnergyRecord]] = []
+    with closing(open_ledger(str(tmp_path / "ledger.db"), create=True)) as ledger:
+        ledger.put([sum_boundaries(nodes[:1])])
+
+        def first(records: Sequence[EnergyRecord]) -> None:
+            if not seen:
+                ledger.put([sum_boundaries(nodes)])
+            seen.append(records)
+
+        assert upkeep.pseudonymise(ledger, upkeep.Who(user="alice"), first) == 1
+        (record,) = ledger.members("c", "1")
+        assert len(seen) == 2
+        assert (record.user, len(record.nodes)) == (seen[1][0].user, 2)
+        assert "alice" not in text_of_everything(ledger)
+
+
+def test_who_is_forgotten_waits_until_a_sweep_is_over(archive: Archive, ledger: Ledger) -> None:
+    who = upkeep.Who(user="alice")
+    assert ledger.acquire("collect:c", "elsewhere:1", seconds=2)
+    with pytest.raises(UnavailableError, match="a collector works on cluster c: run it again"):
+        upkeep.pseudonymise(ledger, who)
+    assert "alice" in text_of_everything(ledger)
+    busy: list[bool] = []
+
+    def first(records: Sequence[EnergyRecord]) -> None:
+        collector = Collector(archive, ledger, Tools(lambda: START_S + 200.0), 900)
+        collector.holder = "elsewhere:1"
+        with pytest.raises(UnavailableError, match="another collector works on cluster c, or perun ledger"):
+            collector.sweep()
+        busy.append(True)
+
+    assert upkeep.pseudonymise(ledger, who, first, patience_s=60) == 3
+    assert busy == [True]
+    assert ledger.acquire("collect:c", "elsewhere:1")
 
 
 def test_old_traces_go_and_records_stay(ledger: Ledger, archive: Archive) -> None:

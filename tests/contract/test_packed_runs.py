@@ -236,15 +236,16 @@ def test_a_run_that_is_renamed_while_its_user_is_forgotten_goes_and_the_one_in_i
         put_incoming(archive.root, boundary(4713, start_s=LATER_S, user="bob", uid=BOB))
         sweep(archive, ledger, LATER_S + 2000.0)
 
+    forgotten: list[EnergyRecord] = []
     keeping = upkeep.Keeping(ledger, NOBODY, LATER_S)
     if how == "delete":
+        upkeep.delete(ledger, upkeep.Who(user="alice"), forgotten.extend)
         waits = once_before("shutil.rmtree", "/4711.0", meanwhile)
-        upkeep.delete(ledger, upkeep.Who(user="alice"), lambda some: upkeep.remove_directories(archive, some, keeping))
+        upkeep.remove_directories(archive, forgotten, keeping)
     else:
+        upkeep.pseudonymise(ledger, upkeep.Who(user="alice"), forgotten.extend)
         waits = once_before("shutil.rmtree", "/4711.0/boundary", meanwhile)
-        upkeep.pseudonymise(
-            ledger, upkeep.Who(user="alice"), lambda some: upkeep.hide_in_directories(archive, some, keeping)
-        )
+        upkeep.hide_in_directories(archive, forgotten, keeping)
     assert not waits
     kept_records = {run: record_in(archive, run) for run in archive.all_runs()}
     assert all(record is not None and record.user != "alice" for record in kept_records.values())
