@@ -22,7 +22,7 @@ READ_B = 64 << 10
 
 @dataclass(frozen=True)
 class Change:
-    """Something was made in a directory, or removed; without a name the kernel lost some, and all may be otherwise."""
+    """Something was made in a directory, or removed; without a name the kernel lost some: nothing is watched now."""
 
     directory: Path | None
     name: str
@@ -68,6 +68,7 @@ class Watching:
         """What has changed since the last time, in order."""
         for watch, mask, name in _events(self.fd):
             if mask & _IN_Q_OVERFLOW:
+                self.keep(set())  # which of them are gone may be among what is lost
                 yield Change(None, "", False)
             elif mask & _IN_IGNORED:
                 self._forget(watch)

@@ -60,6 +60,22 @@ def test_a_killed_agent_is_continued_by_the_next(node: FakeNode) -> None:
     assert package_total(node) == node.counters["intel-rapl:0"] - first
 
 
+def test_no_job_costs_less_than_nothing_where_the_former_agent_did_not_write_down_what_it_had_used(
+    node: FakeNode,
+) -> None:
+    """As agents did up to 1 December 2026: of what they used for the job nothing is known."""
+    node.start()
+    node.begin(1)
+    node.stop()
+    saved, hour_ns = node.state(), 3600 * 10**9
+    del saved["spent_ns"]
+    saved["sessions"][0]["agent_cpu_ns"] = -hour_ns  # so much it had used when the job began
+    (node.spool / "node/state.json").write_text(json.dumps(saved))
+    node.start()
+    node.end(1)
+    assert 0 < node.record(1)["agent"]["cpu_ns"] < hour_ns
+
+
 def test_an_agent_that_is_killed_right_after_its_answer_has_forgotten_nothing(node: FakeNode) -> None:
     for job in range(1, 6):
         node.start()

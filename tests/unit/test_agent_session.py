@@ -50,7 +50,7 @@ CHANGES: dict[str, Callable[[Session], object]] = {
     "tell": lambda one: one.tell({"user": "alice"}, {"code": "0"}),
     "finish": lambda one: one.finish(EDGE, {}, 1),
     "cut_off": lambda one: one.cut_off(EDGE, {}, 7),
-    "give_up": lambda one: one.give_up(),
+    "give_up": lambda one: one.give_up(7),
     "judge_counters": lambda one: one.judge_counters({}, "doubt"),
     "keep_trace": lambda one: one.keep_trace({"stored": True}),
     "lose_trace": lambda one: one.lose_trace("why", True),
@@ -95,6 +95,16 @@ def test_what_changes_a_session_is_counted(name: str) -> None:
     CHANGES[name](one)
     assert kept(one) != kept(session())
     assert one.changes > before
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_session_that_is_given_up_has_cost_what_its_agent_used_once(ended: bool) -> None:
+    one = session()
+    one.agent_cpu_ns = -5
+    if ended:
+        one.finish(EDGE, {}, 7)
+    one.give_up(7)
+    assert one.agent_cpu_ns == 2
 
 
 def test_what_leaves_a_session_as_it_was_is_not_counted() -> None:

@@ -20,6 +20,7 @@ from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.sources.step_watch import StepWatch
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.clock import MACHINE
+from tests.unit.test_process_watching import overflow
 
 S = 1_000_000_000
 
@@ -117,6 +118,21 @@ def test_a_step_that_is_heard_of_and_gone_before_anybody_looked_has_ended(tmp_pa
     for session in steps.meter.hear():
         steps.meter.look(session)
     assert steps.session.uses["0"].end_mono_ns is not None
+
+
+def test_steps_of_which_the_kernel_could_not_tell_are_looked_for(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    steps.make("cpuacct")
+    steps.meter.keep()
+    overflow(steps.directory("cpuacct"))
+    shutil.rmtree(steps.directory("cpuacct"))
+    for step in ("", "0"):  # in a directory that is another one
+        steps.make("cpuacct", step)
+    assert steps.meter.hear() == [steps.session]
+    steps.meter.look(steps.session)
+    assert "0" in steps.session.uses
+    steps.make("cpuacct", "1")
+    assert steps.meter.hear() == [steps.session]
 
 
 @pytest.mark.parametrize(("exclusive", "alive_s", "doubt_j"), [

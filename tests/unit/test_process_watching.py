@@ -52,6 +52,30 @@ def test_a_directory_that_is_made_anew_is_watched_anew(watching: Watching, tmp_p
     assert list(watching.take()) == [Change(job, "step_0", True)]
 
 
+def overflow(directory: Path) -> None:
+    """More than the kernel keeps for whoever does not listen; what comes after it is lost."""
+    step = directory / "step_9"
+    for _ in range(int(Path("/proc/sys/fs/inotify/max_queued_events").read_text()) // 2 + 1):
+        step.mkdir()
+        step.rmdir()
+
+
+def test_a_directory_whose_end_the_kernel_could_not_tell_is_watched_anew(watching: Watching, tmp_path: Path) -> None:
+    job, other = tmp_path / "job_1", tmp_path / "job_2"
+    for place in (job, other):
+        place.mkdir()
+        assert watching.add(place)
+    overflow(other)
+    job.rmdir()
+    job.mkdir()
+    assert Change(None, "", False) in list(watching.take())
+    assert job not in watching
+    assert other not in watching
+    assert watching.add(job)
+    (job / "step_0").mkdir()
+    assert list(watching.take()) == [Change(job, "step_0", True)]
+
+
 def test_what_is_kept_no_longer_tells_nothing(watching: Watching, tmp_path: Path) -> None:
     places = [tmp_path / name for name in ("job_1", "job_2")]
     for place in places:

@@ -216,10 +216,12 @@ class Session:
         self.edges_start[sensor] = edge
 
     def resume(self, gap: Gap, former_ns: int, agent_cpu_ns: int) -> None:
-        """Another agent goes on, which had used so much CPU time before, the one before it `former_ns` by then."""
+        """Another agent goes on, which had used so much CPU time before, the one before it `former_ns` by then (0: it
+        did not say; then what that one used for the session is not known, and left out).
+        """
         self.changes += 1
         self.add_gap(gap)
-        self.agent_cpu_ns += former_ns - agent_cpu_ns
+        self.agent_cpu_ns = max(0, self.agent_cpu_ns + former_ns) - agent_cpu_ns
 
     def tell(self, job: Mapping[str, str], ended: Mapping[str, str]) -> None:
         """What the Epilog says: more of the job, and how it ended."""
@@ -240,11 +242,13 @@ class Session:
         self.end, self.edges_end = end, edges
         self.agent_cpu_ns = max(0, self.agent_cpu_ns + agent_cpu_ns)
 
-    def give_up(self) -> Edge:
-        """Not even its end could be read: it ends where it did, or where it began; that is returned."""
-        self.changes += 1
-        self.end = self.end or self.start
-        return self.end
+    def give_up(self, agent_cpu_ns: int) -> Edge:
+        """Not even its end could be read: it ends where it did, or where it began; that is returned. Its agent has used
+        so much CPU time.
+        """
+        if self.end is None:
+            self.finish(self.start, {}, agent_cpu_ns)
+        return self.end or self.start
 
     def take_back(self) -> None:
         """What it was given is not its: it was over by then."""

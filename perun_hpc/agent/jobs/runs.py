@@ -115,7 +115,7 @@ class Jobs:
             log(f"session {session.key.name} is set aside: {'; '.join(session.why)[:1000]}")
             guard("setting it aside", partial(self._set_aside, session))
             if self._register.live.pop(session.key, None) is not None:
-                ended = session.give_up()
+                ended = session.give_up(self._node.spent_ns())
                 self._register.done[session.key.name] = ended.mono_ns
                 self._register.unheard.add(session.key.name)
                 self._register.ended.append(session)

@@ -98,6 +98,8 @@ class StepWatch:
         for change in self._watching.take() if self._watching is not None else ():
             owner = self._owners.get(change.directory) if change.directory is not None else None
             step = step_in(change.name)
+            if change.directory is None:  # of whose steps is lost
+                changed.update(self._owners.values())
             if owner is None or step is None:
                 others = True
                 continue
