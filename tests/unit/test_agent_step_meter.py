@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +74,11 @@ def test_a_job_without_a_cgroup_is_looked_for_when_the_kernel_tells_of_one(tmp_p
     assert steps.session.key in steps.node.cgroups
 
 
-def test_a_job_whose_places_come_after_it_is_found_within_a_second(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [("freezer", "cpuacct"), ("",)])
+def test_a_job_whose_places_come_after_it_is_found_within_a_second(tmp_path: Path, gone: Sequence[str]) -> None:
     steps = Steps(tmp_path)
-    for controller in ("freezer", "cpuacct"):
-        shutil.rmtree(steps.top / controller)
+    for one in gone:
+        shutil.rmtree(steps.top / one)
     steps.meter.meet(steps.session)
     for controller in ("freezer", "cpuacct"):
         (steps.top / controller / "slurm/uid_1000").mkdir(parents=True)
@@ -118,6 +121,27 @@ def test_a_step_that_is_heard_of_and_gone_before_anybody_looked_has_ended(tmp_pa
     for session in steps.meter.hear():
         steps.meter.look(session)
     assert steps.session.uses["0"].end_mono_ns is not None
+
+
+NO_WATCH = """
+import pathlib, sys
+from tests.unit.test_agent_step_meter import Steps
+steps = Steps(pathlib.Path(sys.argv[1]))
+steps.make("cpuacct")
+steps.meter.meet(steps.session)
+steps.make("cpuacct", "0")
+assert steps.meter.hear() == []
+assert steps.meter.want_looks
+steps.meter.keep()
+assert "0" in steps.session.uses
+"""
+
+
+def test_steps_are_looked_for_each_second_where_others_have_all_watches_of_the_user(tmp_path: Path) -> None:
+    none = ["unshare", "-Ur", "sh", "-c", 'echo 0 > /proc/sys/user/max_inotify_watches && exec "$@"', "sh"]
+    if subprocess.run([*none, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("no namespace of users here")
+    subprocess.run([*none, sys.executable, "-c", NO_WATCH, str(tmp_path)], check=True)
 
 
 def test_steps_of_which_the_kernel_could_not_tell_are_looked_for(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class StepMeter:
 
     def _wants_looks(self, session: Session) -> bool:
         return (
-            self._watch.fd is None
+            not self._watch.hears_of(session)
             or session.key not in self._looked_ns
             or session.key in self._behind
             or sum(use.end_ns is None and use.name.isdigit() for use in session.uses.values()) > 1

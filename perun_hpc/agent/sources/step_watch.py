@@ -64,6 +64,13 @@ class StepWatch:
         """Readable when there is something to tell; None where nothing is heard."""
         return None if self._watching is None else self._watching.fd
 
+    def hears_of(self, session: Session) -> bool:
+        """Whether the kernel tells of the steps of a session that has a directory: a user has only so many watches
+        (fs.inotify.max_user_watches).
+        """
+        group = self._node.cgroups.get(session.key)
+        return self._watching is not None and (group is None or group.steps_in in self._watching)
+
     def follow(self, sessions: Iterable[Session]) -> bool:
         """Watch the directories of these sessions and no others, where a job without one may get one as well.
 
@@ -86,7 +93,7 @@ class StepWatch:
         if self._watching is not None:
             self._watching.keep(above | owners.keys())
             more = [one for one in (*above, *owners) if one not in self._watching and self._watching.add(one)]
-            all_are = not above and len(self._watching) == len(owners)
+            all_are = None not in groups and len(self._watching) == len(owners)
             self._followed = (groups, len(owners)) if all_are else None
         self._heard = {key: heard for key, heard in self._heard.items() if key in owners.values()}
         return bool(more)
