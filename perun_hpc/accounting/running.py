@@ -62,12 +62,13 @@ def last_words(archive: Archive) -> dict[str, float]:
 
 def _publish(archive: Archive, homes: Homes, run: Run, directory: Path, tools: Tools, followers: Iterable[int]) -> bool:
     heard_ns = directory.stat().st_mtime_ns
-    if _is_told(archive.job(run), heard_ns):
+    forgotten = heard_ns < time.time_ns() - FORGET_S * 10**9
+    if not forgotten and _is_told(archive.job(run), heard_ns):
         return False
     boundaries = list(_read(directory.glob("*.json")))
     who = of_boundaries(boundaries) if boundaries else None
     ended = homes.find(who) if who is not None else []
-    if ended or heard_ns < time.time_ns() - FORGET_S * 10**9:
+    if ended or forgotten:
         for home in ended or [run]:
             (archive.job(home) / RUNNING).unlink(missing_ok=True)
         if ended and homes.holds(run) is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
@@ -321,6 +323,20 @@ def test_a_job_that_runs_under_a_name_that_an_old_run_has_is_shown(world: World)
     assert publish_running(world.archive, Tools(lambda: world.now)) == 1
     assert (world.archive.job(Run(4711, 0)) / RUNNING).exists()
     assert (world.archive.job(Run(4711, 0, START_S + 100)) / RECORD).exists()
+
+
+def test_a_run_of_which_nothing_was_heard_for_a_week_leaves_no_figures_behind(world: World) -> None:
+    directory = world.archive.base / "running" / "4711.0"
+    directory.mkdir(parents=True)
+    (directory / "n1.json").write_text(json.dumps({**boundary(), "state": "running"}))
+    assert publish_running(world.archive, Tools(lambda: world.now)) == 1
+    figures = world.archive.job(Run(4711, 0)) / RUNNING
+    for days, there in ((6, True), (8, False)):
+        heard_s = time.time() - days * 86_400
+        os.utime(directory, (heard_s, heard_s))
+        os.utime(figures, ns=(directory.stat().st_mtime_ns, directory.stat().st_mtime_ns))
+        assert publish_running(world.archive, Tools(lambda: world.now)) == 0
+        assert (figures.exists(), directory.exists()) == (there, there)
 
 
 def test_an_owner_finds_a_run_that_was_renamed_when_nobody_knew_its_submission(world: World) -> None:
