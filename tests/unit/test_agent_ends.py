@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
-from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.base.session import MAX_FAILURES, Edge, Session
 from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.measure import booking
+from perun_hpc.agent.measure.visibility import Visibility
+from perun_hpc.agent.sources.node import Node
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -42,6 +46,41 @@ def test_a_part_of_a_meter_that_fails_is_given_up_only_where_no_other_job_waits_
     with pytest.raises(Asked) as asked:
         jobs.verbs["job-end"](message, Peer(1, 0, 0), ())
     assert asked.value.args == (live == 1,)
+
+
+class BrokenMeter:
+    """No interval ends; what it holds of a session is the node's."""
+
+    def __init__(self, node: Node) -> None:
+        self.forget = node.forget
+
+    def end_interval(self, settle: bool, whole: object) -> None:
+        raise ValueError
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_session_that_is_set_aside_without_an_end_keeps_no_file_open(tmp_path: Path) -> None:
+    step = tmp_path / "sys/fs/cgroup/system.slice/slurmstepd.scope/job_1/step_0/user"
+    step.mkdir(parents=True)
+    (step / "cgroup.events").write_text("frozen 0\n")
+    (step.parent.parent / "cpu.stat").write_text("usage_usec 5\n")
+    node, register, paths = Node(tmp_path, "n1", MACHINE, []), Register("n1", 4), AgentPaths(*[tmp_path] * 3)
+    session = Session(SessionKey(1, 0), {}, {}, "", "boot", Edge(0, 0, 0, "hook"), failures=MAX_FAILURES)
+    register.live[session.key] = session
+    before = open_files()
+    assert node.use(session).cpu_ns == 5000
+    assert open_files() > before
+    meter: Any = BrokenMeter(node)
+    nobody: list[Any] = [None] * 4
+    Jobs(
+        paths, "boot", node, register, meter, Visibility(paths, register), *nobody, save=lambda: None, later=[],
+        clock=MACHINE,
+    ).set_aside()  # fmt: skip
+    assert register.ended == [session]
+    assert open_files() == before
 
 
 def counter(backend: str, domain: str, component: str) -> Sensor:

@@ -119,6 +119,8 @@ class Jobs:
                 self._register.done[session.key.name] = ended.mono_ns
                 self._register.unheard.add(session.key.name)
                 self._register.ended.append(session)
+                self._visibility.forget(session)
+                guard("closing its cgroup", partial(self._meter.forget, session), session)
 
     def _set_aside(self, session: Session) -> None:
         now_ns = self._clock.mono_ns()
