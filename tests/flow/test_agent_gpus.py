@@ -438,7 +438,12 @@ def test_the_clock_the_limit_and_the_brakes_of_a_gpu_reach_the_record_and_who_wa
         "gpu": "gpu-GPU-a", "busy": 400, "clock_khz": 1_305_000, "limit_mw": 350_000, "capped": True, "slowed": True,
     }  # fmt: skip
     assert seen["gpu-GPU-b"] == {"gpu": "gpu-GPU-b", "busy": 400}
-    time.sleep(2.5)
+
+    def is_booked() -> bool:
+        domains = node.state()["sessions"][0]["domains"]
+        return "gpu-GPU-a" in domains and domains["gpu-GPU-a"]["clock_ns"] > 0
+
+    until(is_booked, "an interval has ended in which it worked")
     node.end(1, gpus="0,1", uid=os.getuid())
     one, other = sorted(sum_boundaries([parsed(node.record(1))]).devices, key=lambda device: device.domain)
     assert (one.clock_khz, one.limit_mw) == (1_305_000, 350_000)

@@ -6,6 +6,7 @@ whenever the agent happened to look.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -60,19 +61,25 @@ class Work:
         whole = sum(seconds.values())
         self.node.serve(round(whole * J), 0, {int(self.cpus[0]): whole})
 
-    def unseen(self, seconds: float, *steps: str) -> None:
-        """Steps begin, work and end while the agent looks away: what they used their job's cgroup keeps."""
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Whatever is done here the agent sees at once, when it is done."""
         assert self.node.agent is not None
         self.node.agent.send_signal(signal.SIGSTOP)
-        for step in steps:
-            self.node.step(self.job, step, 0)
-        self.used["unseen"] = seconds
-        self.node.cgroup(self.job, self.cpus, sum(self.used.values()))
-        self.node.serve(round(seconds * J), 0, {int(self.cpus[0]): seconds})
-        for step in steps:
-            self.node.end_step(self.job, step)
+        yield
         self.node.agent.send_signal(signal.SIGCONT)
         assert self.node.answers()
+
+    def unseen(self, seconds: float, *steps: str) -> None:
+        """Steps begin, work and end while the agent looks away: what they used their job's cgroup keeps."""
+        with self.unwatched():
+            for step in steps:
+                self.node.step(self.job, step, 0)
+            self.used["unseen"] = seconds
+            self.node.cgroup(self.job, self.cpus, sum(self.used.values()))
+            self.node.serve(round(seconds * J), 0, {int(self.cpus[0]): seconds})
+            for step in steps:
+                self.node.end_step(self.job, step)
 
     def end(self, *steps: str) -> None:
         for step in steps:
@@ -221,7 +228,8 @@ def test_without_inotify_steps_are_looked_for_each_second(tmp_path: Path) -> Non
         job.make("0")
         seen = node.spool / "sessions/1.0/uses.jsonl"
         until(lambda: seen.exists() and '"0"' in seen.read_text(), "the step is seen")
-        job.work(s0=3)
+        with job.unwatched():  # else it may look between two of the files
+            job.work(s0=3)
         steps = job.over()
     finally:
         node.stop()
