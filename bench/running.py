@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,7 +250,11 @@ def tree_cpu_s(pid: int) -> float:
     tasks = list(Path(f"/proc/{pid}/task").iterdir())
     own_ns = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
     children = " ".join((task / "children").read_text() for task in tasks).split()
-    return own_ns / 1e9 + sum(tree_cpu_s(int(child)) for child in children)
+    spent_s = own_ns / 1e9
+    for child in children:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile: `ended_cpu_s` has it
+            spent_s += tree_cpu_s(int(child))
+    return spent_s
 
 
 def ended_cpu_s(pid: int) -> float:

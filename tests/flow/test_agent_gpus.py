@@ -385,6 +385,7 @@ def test_by_the_policy_an_idle_node_lets_go_of_its_gpus(gpus):
     until(lambda: node.child() is None, "and its end releases them")
 
 
+@pytest.mark.alone  # the child that reads GPUs begins anew, and answers an edge within a second
 def test_a_gpu_that_is_being_drained_is_let_go_of_once_no_job_runs(gpus, tmp_path):
     draining = tmp_path / "draining"
     node = gpus(f"gpu GPU-a 0 300000 0 0\ngpu GPU-b 1 200000 0 0\ndrained 1 {draining}\n")
